@@ -1,0 +1,134 @@
+"""What networks exist, and where their classes live. Imports nothing heavy: discovery, CLI and docs read it.
+
+Every class that stock nnU-Net looks up by name (trainer, planner) is listed here; `locate` turns such a name into the
+place of its class, including nnU-Net's training-length suffixes, which are derived instead of written out one by one.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+TRAINER_MODULE = "nnunet_mamba.trainers.networks"
+LENGTH_MODULE = "nnunet_mamba.trainers.lengths"
+PLANNER_MODULE = "nnunet_mamba.planning.planners"
+
+NO_MAMBA = "NoMamba"
+STOCK_TRAINER = "nnUNetTrainer"
+LENGTHS = (1, 5, 10, 20, 50, 100, 250, 500, 750, 2000, 4000, 8000)
+"""Training lengths in epochs that nnU-Net offers as name suffixes; any other number works too."""
+
+_LENGTH_SUFFIX = re.compile(r"^(?P<base>\w+?)_(?P<epochs>[1-9]\d*)epochs?(_(?P<iterations>[1-9]\d*)its)?$")
+
+
+@dataclass(frozen=True)
+class Network:
+    """One published network: what it is called, where it is described, and what nnU-Net knows it by."""
+
+    name: str
+    summary: str
+    paper: str
+    url: str
+    architecture: str
+    citation: str
+
+    @property
+    def trainer(self) -> str:
+        return f"nnUNetTrainer{self.name}"
+
+    @property
+    def planner(self) -> str:
+        return f"nnUNetPlanner{self.name}"
+
+    @property
+    def plans(self) -> str:
+        return f"nnUNet{self.name}Plans"
+
+    @property
+    def no_mamba_trainer(self) -> str:
+        return self.trainer + NO_MAMBA
+
+    @property
+    def no_mamba_planner(self) -> str:
+        return self.planner + NO_MAMBA
+
+    @property
+    def no_mamba_plans(self) -> str:
+        return f"nnUNet{self.name}{NO_MAMBA}Plans"
+
+
+@dataclass(frozen=True)
+class Length:
+    """A trainer name taken apart: `nnUNetTrainerSegMamba_5epochs_20its` is 5 epochs of 20 iterations."""
+
+    base: str
+    epochs: int
+    iterations: int | None
+
+
+NETWORKS = (
+    Network(
+        name="SegMamba",
+        summary="tri-orientated Mamba encoder with gated spatial convolutions, convolutional decoder",
+        paper="Xing et al., SegMamba: Long-range Sequential Modeling Mamba for 3D Medical Image Segmentation, "
+        "MICCAI 2024",
+        url="https://arxiv.org/abs/2401.13560",
+        architecture="nnunet_mamba.architectures.segmamba.SegMamba",
+        citation="""@inproceedings{xing2024segmamba,
+  title     = {{SegMamba}: Long-range Sequential Modeling {Mamba} for {3D} Medical Image Segmentation},
+  author    = {Xing, Zhaohu and Ye, Tian and Yang, Yijun and Liu, Guang and Zhu, Lei},
+  booktitle = {Medical Image Computing and Computer Assisted Intervention -- MICCAI 2024},
+  year      = {2024}
+}""",
+    ),
+)
+
+
+def network(name: str) -> Network:
+    """The record of one network. Raises ValueError naming the known ones."""
+    for record in NETWORKS:
+        if record.name == name:
+            return record
+    raise ValueError(f"unknown network {name!r}; known: {', '.join(n.name for n in NETWORKS)}")
+
+
+def trainers() -> tuple[str, ...]:
+    """Trainer names without length suffix, twins included."""
+    return tuple(name for n in NETWORKS for name in (n.trainer, n.no_mamba_trainer))
+
+
+def planners() -> tuple[str, ...]:
+    """Planner names, twins included."""
+    return tuple(name for n in NETWORKS for name in (n.planner, n.no_mamba_planner))
+
+
+def class_names() -> tuple[str, ...]:
+    """Every name that `locate` knows, length suffixes left out."""
+    return trainers() + planners()
+
+
+def parse_length(class_name: str) -> Length | None:
+    """Take a training-length suffix off a trainer name; None when there is none."""
+    match = _LENGTH_SUFFIX.match(class_name)
+    if match is None:
+        return None
+    iterations = match["iterations"]
+    return Length(match["base"], int(match["epochs"]), int(iterations) if iterations else None)
+
+
+def locate(class_name: str) -> str | None:
+    """Where the class of this name lives, as "module:attribute"; None for a name that is not ours.
+
+    The stock trainer is ours only with an iteration suffix (`nnUNetTrainer_5epochs_20its`), which nnU-Net lacks and a
+    fair short comparison needs.
+    """
+    if class_name in trainers():
+        return f"{TRAINER_MODULE}:{class_name}"
+    if class_name in planners():
+        return f"{PLANNER_MODULE}:{class_name}"
+    length = parse_length(class_name)
+    if length is not None:
+        stock = length.base == STOCK_TRAINER and length.iterations is not None
+        if stock or length.base in trainers():
+            return f"{LENGTH_MODULE}:{class_name}"
+    return None
