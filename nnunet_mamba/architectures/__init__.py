@@ -1,0 +1,1 @@
+"""The networks: plain `nn.Module`s, usable without nnU-Net. One file per paper."""

@@ -1,0 +1,182 @@
+"""SegMamba (Xing et al., MICCAI 2024, arXiv 2401.13560), sized by the nnU-Net plan.
+
+    image ──────── stem ─ stage 1 ─ down ─ stage 2 ─ ... ─ down ─ stage n-1
+      │                     │                │                       │
+    residual block   norm, MLP, residual block (one each) ...        │
+      │                     │                │                       │
+    skip 0                skip 1           skip 2      ...       bottleneck ─▶ decoder ─▶ logits
+
+    stage = gated spatial convolution → Mamba layers (tri-orientated)
+
+Plan stage 0 (full resolution) has convolutions only; stage i >= 1 runs Mamba layers with the width of stage i-1 and its
+skip is lifted to the width of stage i. With 5 isotropic stages of 48, 96, 192, 384, 768 features this is the released
+network (`segmamba_released.py`); there the two compute the same function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nnunet_mamba.architectures.topology import Topology, initialize_convolutions, topology
+from nnunet_mamba.blocks.convolutions import LEAKY_SLOPE, Space, pointwise
+from nnunet_mamba.blocks.decoder import ResidualDecoder
+from nnunet_mamba.blocks.feature_maps import feature_map_size
+from nnunet_mamba.blocks.gated_spatial_conv import GatedSpatialConv
+from nnunet_mamba.blocks.mamba import MambaLayer
+from nnunet_mamba.blocks.residual import ResidualBlock
+
+MIXERS = ("mamba", "none")
+
+
+class SegMamba(nn.Module):
+    """(b c *space) -> logits (b k *space), or with deep supervision a list of n_stages-1 of them, finest first.
+
+    `features_per_stage`, `kernel_sizes`, `strides`: one entry per plan stage, full resolution first; strides[0] is 1.
+    `depths`: Mamba layers per stage, one number or one per stage after the first.
+    `mixer`: "mamba", or "none" for the no-Mamba twin: the same network with its Mamba layers taken out, as the
+    "No-Mamba Base" of nnU-Net Revisited (Isensee et al. 2024) is U-Mamba with its Mamba layers taken out.
+    Raises ValueError for keywords that contradict each other, and for a patch not divisible by the strides.
+    """
+
+    def __init__(
+        self,
+        input_channels: int,
+        num_classes: int,
+        n_stages: int,
+        features_per_stage: int | Sequence[int],
+        conv_op: type[nn.Module],
+        kernel_sizes: int | Sequence[int | Sequence[int]],
+        strides: int | Sequence[int | Sequence[int]],
+        depths: int | Sequence[int] = 2,
+        d_state: int = 16,
+        d_conv: int = 4,
+        expand: int = 2,
+        mixer: str = "mamba",
+        deep_supervision: bool = False,
+    ):
+        super().__init__()
+        self.topology = topology(n_stages, features_per_stage, conv_op, kernel_sizes, strides)
+        self.input_channels = input_channels
+        layers = dict(d_state=d_state, d_conv=d_conv, expand=expand)
+        self.encoder = Encoder(self.topology, input_channels, _depths(depths, n_stages, mixer), layers)
+        self.decoder = ResidualDecoder(
+            self.topology.space,
+            self.topology.features,
+            self.topology.kernel_sizes,
+            self.topology.strides,
+            num_classes,
+            deep_supervision,
+        )
+
+    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
+        """(b c *space) -> logits (b k *space) or a list of them"""
+        self.topology.check_patch(x.shape[2:])
+        return self.decoder(self.encoder(x))
+
+    def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> int:
+        """Feature-map elements of one sample with this patch size, for nnU-Net's planner."""
+        self.topology.check_patch(input_size)
+        return feature_map_size(self, self.input_channels, input_size)
+
+    @staticmethod
+    def initialize(module: nn.Module) -> None:
+        """nnU-Net applies this to every module."""
+        initialize_convolutions(module, LEAKY_SLOPE)
+
+
+class Encoder(nn.Module):
+    """Image -> one skip per plan stage, full resolution first."""
+
+    def __init__(self, plan: Topology, input_channels: int, depths: Sequence[int], layers: dict[str, int]):
+        super().__init__()
+        space, features = plan.space, plan.features
+        stages = range(1, plan.n_stages)
+        stems = [Stem(space, input_channels, features[0], plan.kernel_sizes[1], plan.strides[1])]
+        downs = [Downsample(space, features[i - 2], features[i - 1], plan.strides[i]) for i in stages[1:]]
+        self.downsample = nn.ModuleList(stems + downs)
+        self.stages = nn.ModuleList(
+            Stage(space, features[i - 1], plan.kernel_sizes[i], depths[i - 1], layers) for i in stages
+        )
+        self.side_outputs = nn.ModuleList(SideOutput(space, features[i - 1]) for i in stages)
+        lifted = [(input_channels, features[0]), *((features[i - 1], features[i]) for i in stages)]
+        self.skips = nn.ModuleList(
+            ResidualBlock(space, cin, cout, kernel)
+            for (cin, cout), kernel in zip(lifted, plan.kernel_sizes, strict=True)
+        )
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(b c *space) -> skips, full resolution first"""
+        skips = [self.skips[0](x)]
+        for i, (down, stage, side) in enumerate(zip(self.downsample, self.stages, self.side_outputs, strict=True), 1):
+            x = stage(down(x))
+            skips.append(self.skips[i](side(x)))
+        return skips
+
+
+class Stem(nn.Module):
+    """Dense convolution with a large kernel: 7 where the plan's kernel is 3, 1 where the plan does not mix slices."""
+
+    def __init__(self, space: Space, cin: int, cout: int, kernel: Sequence[int], stride: Sequence[int]):
+        super().__init__()
+        size = tuple(2 * k + 1 if k > 1 else max(1, s) for k, s in zip(kernel, stride, strict=True))
+        padding = tuple(k // 2 if k % 2 else 0 for k in size)
+        self.conv = space.conv(cin, cout, size, tuple(stride), padding)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b cin *space) -> (b cout *space/stride)"""
+        return self.conv(x)
+
+
+class Downsample(nn.Module):
+    """Norm, then convolution with kernel = stride."""
+
+    def __init__(self, space: Space, cin: int, cout: int, stride: Sequence[int]):
+        super().__init__()
+        self.norm = space.norm(cin)
+        self.conv = space.conv(cin, cout, tuple(stride), tuple(stride))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b cin *space) -> (b cout *space/stride)"""
+        return self.conv(self.norm(x))
+
+
+class Stage(nn.Module):
+    """Gated spatial convolution, then the Mamba layers."""
+
+    def __init__(self, space: Space, channels: int, kernel: Sequence[int], depth: int, layers: dict[str, int]):
+        super().__init__()
+        self.gsc = GatedSpatialConv(space, channels, kernel)
+        self.layers = nn.ModuleList(MambaLayer(channels, **layers) for _ in range(depth))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b c *space) -> (b c *space)"""
+        x = self.gsc(x)
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+class SideOutput(nn.Module):
+    """Norm and a two-layer perceptron per voxel, on the way to the skip; the trunk goes on without it."""
+
+    def __init__(self, space: Space, channels: int):
+        super().__init__()
+        self.norm = space.norm(channels)
+        self.fc1 = pointwise(space, channels, 2 * channels)
+        self.fc2 = pointwise(space, 2 * channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b c *space) -> (b c *space)"""
+        return self.fc2(F.gelu(self.fc1(self.norm(x))))
+
+
+def _depths(depths: int | Sequence[int], n_stages: int, mixer: str) -> tuple[int, ...]:
+    if mixer not in MIXERS:
+        raise ValueError(f"mixer={mixer!r}; expected one of {', '.join(MIXERS)}")
+    per_stage = (depths,) * (n_stages - 1) if isinstance(depths, int) else tuple(depths)
+    if len(per_stage) != n_stages - 1 or any(d < 0 for d in per_stage):
+        raise ValueError(f"depths={depths}; expected {n_stages - 1} numbers >= 0, one per stage after the first")
+    return per_stage if mixer == "mamba" else (0,) * (n_stages - 1)

@@ -1,0 +1,111 @@
+"""The Mamba-1 block (Gu & Dao 2023, section 3.4) along one or more token orders, and the layer around it.
+
+With the single order "f" this is the plain block; with "fbs" SegMamba's tri-orientated block (Xing et al. 2024). The
+linear maps in and out are shared by all orders, everything in between is per order. Parameter names are those of
+released checkpoints: forward without suffix, backward `_b`, inter-slice `_s`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nnunet_mamba.ops import tri_scan
+from nnunet_mamba.ops.tri_scan.orders import ORDERS
+
+DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4
+SUFFIX = {"f": "", "b": "_b", "s": "_s"}
+
+
+class Mamba(nn.Module):
+    """in_proj - [causal conv, SiLU, selective scan] per order, summed and gated - out_proj."""
+
+    def __init__(self, channels: int, orders: str = "f", d_state: int = 16, d_conv: int = 4, expand: int = 2):
+        super().__init__()
+        if not orders or any(order not in ORDERS for order in orders) or len(set(orders)) < len(orders):
+            raise ValueError(f"orders={orders!r}; expected different letters out of {', '.join(ORDERS)}")
+        self.channels, self.orders, self.inner = channels, orders, expand * channels
+        rank = math.ceil(channels / 16)
+        self.in_proj = nn.Linear(channels, 2 * self.inner, bias=False)
+        self.out_proj = nn.Linear(self.inner, channels, bias=False)
+        for order in orders:
+            self._add_order(SUFFIX[order], rank, d_state, d_conv)
+
+    def _add_order(self, suffix: str, rank: int, d_state: int, d_conv: int) -> None:
+        inner = self.inner
+        conv1d = nn.Conv1d(inner, inner, d_conv, groups=inner, padding=d_conv - 1)
+        dt_proj = nn.Linear(rank, inner)
+        nn.init.uniform_(dt_proj.weight, -(rank**-0.5), rank**-0.5)
+        with torch.no_grad():
+            dt_proj.bias.copy_(_inverse_softplus_of_random_steps(inner))
+        self.add_module(f"conv1d{suffix}", conv1d)
+        self.add_module(f"x_proj{suffix}", nn.Linear(inner, rank + 2 * d_state, bias=False))
+        self.add_module(f"dt_proj{suffix}", dt_proj)
+        A = torch.arange(1, d_state + 1, dtype=torch.float32).repeat(inner, 1)
+        self.register_parameter(f"A{suffix}_log", nn.Parameter(torch.log(A)))
+        self.register_parameter(f"D{suffix}", nn.Parameter(torch.ones(inner)))
+
+    def forward(self, tokens: Tensor, n_slices: int = 1) -> Tensor:
+        """(b l c) -> (b l c); `n_slices`: slices of the inter-slice order, must divide l"""
+        xz = F.linear(tokens, self.in_proj.weight.to(tokens.dtype))
+        x, z = xz.chunk(2, dim=-1)
+        y = tri_scan(x, z, *self._scan_weights(), orders=self.orders, n_slices=n_slices)
+        return F.linear(y, self.out_proj.weight.to(y.dtype))
+
+    def _scan_weights(self) -> list[Tensor]:
+        """conv (o e w), conv bias, x_proj, dt_proj, dt bias, A, D, stacked over the orders"""
+        per_order = [self._order_weights(SUFFIX[order]) for order in self.orders]
+        return [torch.stack(weights) for weights in zip(*per_order, strict=True)]
+
+    def _order_weights(self, suffix: str) -> tuple[Tensor, ...]:
+        conv1d, x_proj, dt_proj = (getattr(self, f"{name}{suffix}") for name in ("conv1d", "x_proj", "dt_proj"))
+        A = -torch.exp(getattr(self, f"A{suffix}_log"))
+        D = getattr(self, f"D{suffix}")
+        return conv1d.weight[:, 0], conv1d.bias, x_proj.weight, dt_proj.weight, dt_proj.bias, A, D
+
+    def feature_map_size(self, n_tokens: int) -> int:
+        """Elements kept for the gradient per sample: both halves of in_proj, the scan's result, the output."""
+        return n_tokens * (3 * self.inner + self.channels)
+
+
+class MambaLayer(nn.Module):
+    """x + Mamba(LayerNorm(x)) on a volume: the layer of SegMamba's encoder stages.
+
+    The inter-slice order cuts the volume along its first axis, whatever its size (nnU-Net puts the axis of lowest
+    resolution there), unless `n_slices` fixes the number, as released code does.
+    Precision: norm and scan are float32 under fp16 autocast, where the gated sum could overflow; bfloat16 has the
+    range and keeps its dtype for the two linear maps.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        orders: str = ORDERS,
+        d_state: int = 16,
+        d_conv: int = 4,
+        expand: int = 2,
+        n_slices: int | None = None,
+    ):
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.mamba = Mamba(channels, orders, d_state, d_conv, expand)
+        self.n_slices = n_slices
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b c *space) -> (b c *space)"""
+        n_slices = x.shape[2] if self.n_slices is None else self.n_slices
+        with torch.autocast(x.device.type, enabled=False):
+            tokens = x.flatten(2).transpose(1, 2)  # (b l c)
+            dtype = tokens.dtype if tokens.dtype != torch.float16 else torch.float32
+            normed = self.norm(tokens.to(self.norm.weight.dtype))
+            y = self.mamba(normed.to(dtype), n_slices)
+            return x + y.transpose(1, 2).unflatten(2, x.shape[2:])
+
+
+def _inverse_softplus_of_random_steps(count: int) -> Tensor:
+    """Biases for which softplus gives step sizes log-uniform in [1e-3, 1e-1] (Gu & Dao 2023, section 3.6)."""
+    dt = torch.exp(torch.rand(count) * (math.log(DT_MAX) - math.log(DT_MIN)) + math.log(DT_MIN)).clamp(min=DT_FLOOR)
+    return dt + torch.log(-torch.expm1(-dt))

@@ -1,0 +1,86 @@
+"""Which backend runs a call.
+
+`backend="auto"` takes the first of the device's list that can run, and says so once if that is not the device's best.
+A backend asked for by name runs or raises; it never falls back silently. The environment variable
+`nnUNet_mamba_backend` replaces "auto" everywhere.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from importlib import import_module
+from types import ModuleType
+
+from torch import Tensor
+
+ENVIRONMENT_VARIABLE = "nnUNet_mamba_backend"
+
+PREFERENCE = {
+    "cpu": ("blocked", "reference"),
+    "cuda": ("blocked", "reference"),
+}
+OTHER_DEVICES = ("blocked", "reference")
+ON_REQUEST: tuple[str, ...] = ()
+
+_reported: set[tuple[str, str, str]] = set()
+
+
+def names() -> tuple[str, ...]:
+    """All backends, best first, those only used on request last."""
+    ordered = dict.fromkeys(name for order in (*PREFERENCE.values(), OTHER_DEVICES, ON_REQUEST) for name in order)
+    ordered.pop("reference")
+    return (*ordered, "reference")
+
+
+def load(op: str, name: str) -> ModuleType:
+    """The module of one backend of one op ("selective_scan", "causal_conv1d", "tri_scan")."""
+    return import_module(f"nnunet_mamba.ops.{op}.{name}")
+
+
+def explain(op: str, x: Tensor) -> dict[str, str]:
+    """What each backend would say to a call with this tensor: "ok", or why not."""
+    return {name: load(op, name).why_not(x) or "ok" for name in names()}
+
+
+def choose(op: str, backend: str, x: Tensor) -> ModuleType:
+    """The module that runs this call.
+
+    Raises ValueError for an unknown name and for a named backend that cannot run.
+    """
+    asked_by = "backend"
+    if backend == "auto":
+        backend = os.environ.get(ENVIRONMENT_VARIABLE, "auto") or "auto"
+        asked_by = ENVIRONMENT_VARIABLE
+    if backend != "auto":
+        return _named(op, backend, x, asked_by)
+
+    order = PREFERENCE.get(x.device.type, OTHER_DEVICES)
+    refused: dict[str, str] = {}
+    for name in order:
+        module = load(op, name)
+        reason = module.why_not(x)
+        if reason is None:
+            if refused:
+                _report_once(op, name, x.device.type, refused)
+            return module
+        refused[name] = reason
+    raise RuntimeError(f"{op}: no backend can run on {x.device}: {refused}")
+
+
+def _named(op: str, backend: str, x: Tensor, asked_by: str) -> ModuleType:
+    if backend not in names():
+        raise ValueError(f"{asked_by}={backend!r} is unknown; known: auto, {', '.join(names())}")
+    module = load(op, backend)
+    reason = module.why_not(x)
+    if reason is not None:
+        raise ValueError(f"{op}: backend {backend!r} was asked for ({asked_by}) but cannot run: {reason}")
+    return module
+
+
+def _report_once(op: str, name: str, device: str, refused: dict[str, str]) -> None:
+    if (op, name, device) in _reported:
+        return
+    _reported.add((op, name, device))
+    reasons = "; ".join(f"{other}: {reason}" for other, reason in refused.items())
+    warnings.warn(f"{op} runs on the {name!r} backend ({reasons})", stacklevel=3)

@@ -1,0 +1,39 @@
+"""What all backends agree on: accumulation precision and the chunks whose start states are kept for the gradient."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+CHUNK = 256
+"""Scan steps between two saved states. The gradient recomputes the steps in between."""
+
+FLOAT_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def accumulation_dtype(x: Tensor) -> torch.dtype:
+    """float64 for float64, float32 for everything smaller."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def n_chunks(length: int) -> int:
+    """Number of saved states for a sequence of this length."""
+    return (length + CHUNK - 1) // CHUNK
+
+
+def check_float(op: str, name: str, x: Tensor) -> None:
+    """Refuse integer and complex tensors by name."""
+    if x.dtype not in FLOAT_TYPES:
+        raise ValueError(f"{op}: {name} has dtype {x.dtype}; expected one of float16, bfloat16, float32, float64")
+
+
+def check_shape(op: str, name: str, x: Tensor, shape: tuple[int, ...], letters: str) -> None:
+    """Refuse a tensor whose shape does not fit the others, saying what was expected."""
+    if tuple(x.shape) != shape:
+        raise ValueError(f"{op}: {name} has shape {tuple(x.shape)}; expected ({letters}) = {shape}")
+
+
+def check_device(op: str, name: str, x: Tensor, like: Tensor) -> None:
+    """Refuse tensors spread over devices."""
+    if x.device != like.device:
+        raise ValueError(f"{op}: {name} is on {x.device}, the other tensors are on {like.device}")

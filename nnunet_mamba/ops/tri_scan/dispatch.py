@@ -1,0 +1,152 @@
+"""The public function, its checks, and its registration with torch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nnunet_mamba.ops import backends
+from nnunet_mamba.ops.numerics import accumulation_dtype, check_device, check_float, check_shape, n_chunks
+from nnunet_mamba.ops.tri_scan.orders import ORDERS
+
+OP = "tri_scan"
+TENSORS = (
+    "Tensor x, Tensor z, Tensor conv_weight, Tensor conv_bias, Tensor x_proj_weight, Tensor dt_proj_weight, "
+    "Tensor dt_bias, Tensor A, Tensor D"
+)
+
+
+def tri_scan(
+    x: Tensor,
+    z: Tensor,
+    conv_weight: Tensor,
+    conv_bias: Tensor,
+    x_proj_weight: Tensor,
+    dt_proj_weight: Tensor,
+    dt_bias: Tensor,
+    A: Tensor,
+    D: Tensor,
+    *,
+    orders: str = ORDERS,
+    n_slices: int = 1,
+    backend: str = "auto",
+) -> Tensor:
+    """Scan the tokens of a volume along several orders, each with its own weights, and gate the sum.
+
+    x, z (b l e): the two halves of a Mamba block's input projection, tokens in natural (row-major) order.
+    conv_weight (o e w), conv_bias (o e), x_proj_weight (o r+2n e), dt_proj_weight (o e r), dt_bias (o e),
+    A (o e n) negative, D (o e), one set per letter of `orders` (see `orders.py`) -> y (b l e) in x's dtype.
+    `n_slices`: slices of the inter-slice order, must divide l; the size of the first spatial axis for a true
+    slice-by-slice scan. Once differentiable in every tensor argument; arithmetic in float32 (float64 for float64).
+    Raises ValueError for arguments that do not fit each other and for a backend that cannot run.
+    Source: Xing et al. 2024 (SegMamba), section 2.2; Gu & Dao 2023, section 3.
+    """
+    _check(x, z, conv_weight, conv_bias, x_proj_weight, dt_proj_weight, dt_bias, A, D, orders, n_slices)
+    return _forward(
+        x, z, conv_weight, conv_bias, x_proj_weight, dt_proj_weight, dt_bias, A, D, orders, n_slices, backend
+    )[0]
+
+
+def _check(
+    x: Tensor,
+    z: Tensor,
+    conv_weight: Tensor,
+    conv_bias: Tensor,
+    x_proj_weight: Tensor,
+    dt_proj_weight: Tensor,
+    dt_bias: Tensor,
+    A: Tensor,
+    D: Tensor,
+    orders: str,
+    n_slices: int,
+) -> None:
+    if not orders or any(letter not in ORDERS for letter in orders):
+        raise ValueError(f"{OP}: orders={orders!r}; expected one or more of the letters {', '.join(ORDERS)}")
+    if x.dim() != 3 or x.shape[1] < 1:
+        raise ValueError(f"{OP}: x has shape {tuple(x.shape)}; expected (b l e) with l >= 1")
+    for name, weight, letters in (
+        ("conv_weight", conv_weight, "o e w"),
+        ("dt_proj_weight", dt_proj_weight, "o e r"),
+        ("A", A, "o e n"),
+    ):
+        if weight.dim() != 3 or weight.shape[2] < 1:
+            raise ValueError(f"{OP}: {name} has shape {tuple(weight.shape)}; expected ({letters})")
+    batch, length, e = x.shape
+    o, taps, rank, n = len(orders), conv_weight.shape[2], dt_proj_weight.shape[2], A.shape[2]
+    check_float(OP, "x", x)
+    for name, tensor, shape, letters in (
+        ("z", z, (batch, length, e), "b l e"),
+        ("conv_weight", conv_weight, (o, e, taps), "o e w"),
+        ("conv_bias", conv_bias, (o, e), "o e"),
+        ("x_proj_weight", x_proj_weight, (o, rank + 2 * n, e), "o r+2n e"),
+        ("dt_proj_weight", dt_proj_weight, (o, e, rank), "o e r"),
+        ("dt_bias", dt_bias, (o, e), "o e"),
+        ("A", A, (o, e, n), "o e n"),
+        ("D", D, (o, e), "o e"),
+    ):
+        check_shape(OP, name, tensor, shape, letters)
+        check_float(OP, name, tensor)
+        check_device(OP, name, tensor, x)
+    if "s" in orders and (n_slices < 1 or length % n_slices):
+        raise ValueError(
+            f"{OP}: {length} tokens cannot be cut into n_slices={n_slices} equal slices; "
+            "give the size of the volume's first axis"
+        )
+
+
+@torch.library.custom_op(
+    f"nnunet_mamba::{OP}",
+    mutates_args=(),
+    schema=f"({TENSORS}, str orders, SymInt n_slices, str backend) -> (Tensor y, Tensor states)",
+)
+def _forward(
+    x, z, conv_weight, conv_bias, x_proj_weight, dt_proj_weight, dt_bias, A, D, orders, n_slices, backend
+):
+    module = backends.choose(OP, backend, x)
+    return module.forward(
+        x, z, conv_weight, conv_bias, x_proj_weight, dt_proj_weight, dt_bias, A, D, orders, n_slices
+    )
+
+
+@_forward.register_fake
+def _(x, z, conv_weight, conv_bias, x_proj_weight, dt_proj_weight, dt_bias, A, D, orders, n_slices, backend):
+    batch, length, e = x.shape
+    states = x.new_empty((len(orders), batch, n_chunks(length), A.shape[2], e), dtype=accumulation_dtype(x))
+    return x.new_empty((batch, length, e)), states
+
+
+@torch.library.custom_op(
+    f"nnunet_mamba::{OP}_backward",
+    mutates_args=(),
+    schema=f"(Tensor grad_y, {TENSORS}, str orders, SymInt n_slices, Tensor states, str backend) -> Tensor[]",
+)
+def _backward(
+    grad_y, x, z, conv_weight, conv_bias, x_proj_weight, dt_proj_weight, dt_bias, A, D, orders, n_slices, states,
+    backend,
+):  # fmt: skip
+    module = backends.choose(OP, backend, x)
+    grads = module.backward(
+        grad_y, x, z, conv_weight, conv_bias, x_proj_weight, dt_proj_weight, dt_bias, A, D, orders, n_slices, states
+    )
+    return [g.contiguous() for g in grads]
+
+
+@_backward.register_fake
+def _(grad_y, x, z, conv_weight, conv_bias, x_proj_weight, dt_proj_weight, dt_bias, A, D, orders, n_slices, states,
+      backend):  # fmt: skip
+    given = (x, z, conv_weight, conv_bias, x_proj_weight, dt_proj_weight, dt_bias, A, D)
+    return [torch.empty_like(t, memory_format=torch.contiguous_format) for t in given]
+
+
+def _save(ctx, inputs, output):
+    *tensors, ctx.orders, ctx.n_slices, ctx.backend = inputs
+    ctx.save_for_backward(*tensors, output[1])
+
+
+def _differentiate(ctx, grad_y, grad_states):
+    *tensors, states = ctx.saved_tensors
+    grads = _backward(grad_y, *tensors, ctx.orders, ctx.n_slices, states, ctx.backend)
+    return (*grads, None, None, None)
+
+
+_forward.register_autograd(_differentiate, setup_context=_save)

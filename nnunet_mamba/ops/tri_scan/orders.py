@@ -1,0 +1,29 @@
+"""Token orders of a flattened volume: which token each scan step reads.
+
+    f  forward        step t reads token t
+    b  backward       step t reads token l-1-t
+    s  inter-slice    all slices' first tokens, then all second tokens, ...: step t reads token (t % n) * (l // n) + t // n
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+ORDERS = "fbs"
+
+
+def permute(x: Tensor, order: str, n_slices: int) -> Tensor:
+    """(b l k) natural -> scan order"""
+    if order == "f":
+        return x
+    if order == "b":
+        return x.flip(1)
+    batch, length, channels = x.shape
+    return x.reshape(batch, n_slices, length // n_slices, channels).transpose(1, 2).reshape(batch, length, channels)
+
+
+def restore(x: Tensor, order: str, n_slices: int) -> Tensor:
+    """(b l k) scan order -> natural; the inverse of `permute`"""
+    if order == "s":
+        return permute(x, order, x.shape[1] // n_slices)
+    return permute(x, order, n_slices)
