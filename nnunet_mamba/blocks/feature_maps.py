@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 
 from nnunet_mamba.blocks.mamba import Mamba
@@ -16,7 +17,7 @@ CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 def feature_map_size(network: nn.Module, input_channels: int, patch_size: Sequence[int]) -> int:
     """Elements of all convolution outputs and of what Mamba blocks keep, for one sample of this patch size.
 
-    Runs the forward pass on the meta device: shapes only, no arithmetic, no memory.
+    Runs the forward pass on fake tensors: shapes only, no arithmetic, no memory.
     """
     total = 0
 
@@ -26,9 +27,9 @@ def feature_map_size(network: nn.Module, input_channels: int, patch_size: Sequen
 
     hooks = [m.register_forward_hook(count) for m in network.modules() if isinstance(m, (*CONVOLUTIONS, Mamba))]
     try:
-        meta = {k: torch.empty_like(v, device="meta") for k, v in network.state_dict(keep_vars=True).items()}
-        with torch.no_grad():
-            functional_call(network, meta, (torch.empty(1, input_channels, *map(int, patch_size), device="meta"),))
+        with FakeTensorMode() as mode, torch.no_grad():
+            fakes = {name: mode.from_tensor(value) for name, value in network.state_dict(keep_vars=True).items()}
+            functional_call(network, fakes, (torch.empty(1, input_channels, *map(int, patch_size)),))
     finally:
         for hook in hooks:
             hook.remove()

@@ -1,0 +1,56 @@
+"""From what a plan says about any U-Net to the keywords of one of our networks. Plain dictionaries, no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from nnunet_mamba import registry
+from nnunet_mamba.registry import Network
+
+TOPOLOGY_KEYS = ("n_stages", "features_per_stage", "conv_op", "kernel_sizes", "strides")
+NEEDS_IMPORT = ("conv_op",)
+
+
+def architecture_for(network: Network, planned: Mapping[str, Any], mixer: str) -> dict[str, Any]:
+    """The plan's "architecture" entry with `network` in the place of whatever the plan names.
+
+    A plan made for this network keeps all its keywords. A plan made for one of nnU-Net's U-Nets lends its topology:
+    stages, widths, kernels and strides. Raises ValueError for a plan made for another of our networks, for one that
+    contradicts `mixer`, and for one without a topology.
+    """
+    class_name, kwargs = planned["network_class_name"], dict(planned["arch_kwargs"])
+    if class_name != network.architecture:
+        other = _record_of(class_name)
+        if other is not None:
+            raise ValueError(
+                f"this plan was made for {other.name}, not for {network.name}. Train it with -tr {other.trainer}, or "
+                f"plan for this network: nnUNetv2_plan_experiment -d DATASET -pl {network.planner}"
+            )
+        kwargs = _topology_of(class_name, kwargs)
+    elif mixer == "mamba" and kwargs.get("mixer") == "none":
+        raise ValueError(
+            f"this plan was made for the no-Mamba twin. Train it with -tr {network.no_mamba_trainer}, or use -p "
+            f"{network.plans} (nnUNetv2_plan_experiment -d DATASET -pl {network.planner})"
+        )
+    if mixer != "mamba":
+        kwargs["mixer"] = mixer
+    return {
+        "network_class_name": network.architecture,
+        "arch_kwargs": kwargs,
+        "_kw_requires_import": [key for key in NEEDS_IMPORT if key in kwargs],
+    }
+
+
+def _topology_of(class_name: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    missing = [key for key in TOPOLOGY_KEYS if key not in kwargs]
+    if missing:
+        raise ValueError(
+            f"the plan's network {class_name} has no {', '.join(missing)} among its arch_kwargs; expected a plan of "
+            "nnU-Net's own planners or of one of ours (nnunet-mamba list)"
+        )
+    return {key: kwargs[key] for key in TOPOLOGY_KEYS}
+
+
+def _record_of(class_name: str) -> Network | None:
+    return next((record for record in registry.NETWORKS if record.architecture == class_name), None)

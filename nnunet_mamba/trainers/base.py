@@ -1,0 +1,81 @@
+"""The base of all our trainers: nnU-Net's own trainer, with the network taken from the registry.
+
+The recipe (loss, optimiser, augmentation, schedule) is nnU-Net's, so that a comparison with `nnUNetTrainer` compares
+networks. Nothing of nnU-Net's training loop is copied.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from torch import nn
+
+from nnunet_mamba.architectures.plan_keywords import architecture_for
+from nnunet_mamba.registry import Network
+from nnunet_mamba.checks import check_configuration, check_labels
+
+
+class nnUNetTrainerMamba(nnUNetTrainer):
+    """Subclasses name a network; works with that network's plans and with any plan of nnU-Net's own planners."""
+
+    mamba_network: ClassVar[Network]
+    mixer: ClassVar[str] = "mamba"
+
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008  nnU-Net reads this signature
+    ):
+        # before nnU-Net creates the output folder: what cannot work leaves nothing behind
+        self._check(plans, configuration, dataset_json)
+        super().__init__(plans, configuration, fold, dataset_json, device)
+
+    @classmethod
+    def build_network_architecture(  # type: ignore[override]  (a class method where nnU-Net has a static one)
+        cls,
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = True,
+    ) -> nn.Module:
+        """The network of this trainer, sized by the plan. Called for prediction too, without a trainer object.
+
+        Raises ValueError for a plan that this network cannot follow.
+        """
+        architecture = architecture_for(
+            cls.mamba_network, configuration_manager.configuration["architecture"], cls.mixer
+        )
+        network = get_network_from_plans(
+            architecture["network_class_name"],
+            architecture["arch_kwargs"],
+            architecture["_kw_requires_import"],
+            num_input_channels,
+            num_output_channels,
+            allow_init=True,
+            deep_supervision=enable_deep_supervision,
+        )
+        network.topology.check_patch(configuration_manager.patch_size)
+        return network
+
+    @classmethod
+    def _check(cls, plans: dict, configuration: str, dataset_json: dict) -> None:
+        check_labels(dataset_json["labels"], dataset_json.get("regions_class_order"))
+        known = {key: value for key, value in plans.items() if key != "continue_training"}
+        manager = PlansManager(known)
+        if configuration not in manager.available_configurations:
+            raise ValueError(
+                f"configuration {configuration!r} is not in plans {manager.plans_name}; it has: "
+                f"{', '.join(manager.available_configurations)}"
+            )
+        planned = manager.get_configuration(configuration)
+        check_configuration(configuration, planned.configuration)
+        with torch.device("meta"):  # shapes only: the real network is built later, with nnU-Net's random state
+            cls.build_network_architecture(manager, planned, 1, 2)
