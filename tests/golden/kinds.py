@@ -1,0 +1,74 @@
+"""How to build the module of each kind of golden case from its configuration, and how to call it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nnunet_mamba.architectures.segmamba_released import ReleasedSegMamba
+from nnunet_mamba.blocks.convolutions import SPACE_3D
+from nnunet_mamba.blocks.gated_spatial_conv import GatedSpatialConv
+from nnunet_mamba.blocks.mamba import Mamba, MambaLayer
+from nnunet_mamba.blocks.residual import ResidualBlock, UpBlock
+
+KERNEL, STRIDE = (3, 3, 3), (2, 2, 2)
+Build = Callable[[dict[str, Any]], nn.Module]
+
+
+class _Under(nn.Module):
+    """A module whose keys begin with a name."""
+
+    def __init__(self, name: str, module: nn.Module):
+        super().__init__()
+        self.name = name
+        self.add_module(name, module)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return getattr(self, self.name)(x)
+
+
+class _Tokens(Mamba):
+    """The bare tri-orientated block with a fixed number of slices."""
+
+    n_slices = 1
+
+    def forward(self, tokens: Tensor, n_slices: int = 1) -> Tensor:
+        return super().forward(tokens, self.n_slices)
+
+
+class _UpFromOneInput(UpBlock):
+    """Low-resolution input and skip in one tensor: the skip is the rest of the channels, doubled in size."""
+
+    cin = 0
+
+    def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
+        return super().forward(x[:, : self.cin], F.interpolate(x[:, self.cin :], scale_factor=2, mode="nearest"))
+
+
+def _mamba(config: dict[str, Any]) -> nn.Module:
+    tri = config["kind"] == "tom"
+    block = _Tokens(config["d_model"], "fbs" if tri else "f", config["d_state"], config["d_conv"], config["expand"])
+    block.n_slices = config["nslices"] if tri else 1
+    return block
+
+
+def _up_block(config: dict[str, Any]) -> nn.Module:
+    block = _UpFromOneInput(SPACE_3D, config["cin"], config["cout"], KERNEL, STRIDE)
+    block.cin = config["cin"]
+    return block
+
+
+BUILD: dict[str, Build] = {
+    "tom": _mamba,
+    "mamba_plain": _mamba,
+    "segmamba_mamba_layer": lambda c: MambaLayer(c["dim"], n_slices=c["nslices"]),
+    "segmamba_gsc": lambda c: GatedSpatialConv(SPACE_3D, c["channels"], KERNEL),
+    "unetr_basic_block": lambda c: _Under("layer", ResidualBlock(SPACE_3D, c["cin"], c["cout"], KERNEL)),
+    "unetr_up_block": _up_block,
+    "segmamba": lambda c: ReleasedSegMamba(
+        c["in_chans"], c["out_chans"], c["depths"], c["feat_size"], c["hidden_size"], c["nslices"]
+    ),
+}

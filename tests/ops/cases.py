@@ -1,0 +1,77 @@
+"""Inputs, tolerances and backends for the op tests."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nnunet_mamba.ops import backends
+
+# relative to the largest reference value; rounding of the input format for half types, of sums of ~1e3 terms for float32
+VALUE_TOLERANCE = {torch.float64: 1e-12, torch.float32: 5e-6, torch.bfloat16: 2e-2, torch.float16: 3e-3}
+GRADIENT_TOLERANCE = {torch.float64: 1e-11, torch.float32: 2e-5, torch.bfloat16: 4e-2, torch.float16: 8e-3}
+
+
+def cpu_backends(op: str) -> list[str]:
+    """Backends that can run on this machine's CPU."""
+    return [name for name, reason in backends.explain(op, torch.zeros(1, 1, 1)).items() if reason == "ok"]
+
+
+def scan_inputs(b: int, d: int, n: int, length: int, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
+    return {
+        "u": torch.randn(b, d, length, dtype=dtype),
+        "delta": 0.5 * torch.randn(b, d, length, dtype=dtype),
+        "A": -torch.exp(0.3 * torch.randn(d, n, dtype=dtype)),
+        "B": torch.randn(b, n, length, dtype=dtype),
+        "C": torch.randn(b, n, length, dtype=dtype),
+        "D": torch.randn(d, dtype=dtype),
+        "z": torch.randn(b, d, length, dtype=dtype),
+        "delta_bias": 0.5 * torch.randn(d, dtype=dtype),
+    }
+
+
+def conv_inputs(b: int, d: int, w: int, length: int, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
+    return {
+        "x": torch.randn(b, d, length, dtype=dtype),
+        "weight": torch.randn(d, w, dtype=dtype),
+        "bias": torch.randn(d, dtype=dtype),
+    }
+
+
+def tri_inputs(
+    b: int, length: int, e: int, n: int, r: int, w: int, orders: int, dtype: torch.dtype = torch.float64
+) -> dict[str, Tensor]:
+    def scaled(*shape: int) -> Tensor:
+        return torch.randn(shape, dtype=dtype) / shape[-1] ** 0.5
+
+    xz = torch.randn(b, length, 2 * e, dtype=dtype)
+    return {
+        "x": xz[..., :e],
+        "z": xz[..., e:],
+        "conv_weight": scaled(orders, e, w),
+        "conv_bias": 0.1 * torch.randn(orders, e, dtype=dtype),
+        "x_proj_weight": scaled(orders, r + 2 * n, e),
+        "dt_proj_weight": scaled(orders, e, r),
+        "dt_bias": -2 + 0.5 * torch.randn(orders, e, dtype=dtype),
+        "A": -torch.exp(0.3 * torch.randn(orders, e, n, dtype=dtype)),
+        "D": torch.randn(orders, e, dtype=dtype),
+    }
+
+
+def as_leaves(tensors: dict[str, Tensor], dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+    return {k: v.detach().to(dtype or v.dtype).requires_grad_() for k, v in tensors.items()}
+
+
+def relative_error(got: Tensor, expected: Tensor) -> float:
+    """Largest difference relative to the largest expected value (at least the format's smallest normal number)."""
+    floor = torch.finfo(got.dtype).tiny
+    got, expected = got.detach(), expected.detach()
+    scale = expected.abs().max().clamp(min=floor) if expected.numel() else torch.ones(())
+    difference = (got.to(expected.dtype) - expected).abs()
+    return float((difference.max() if difference.numel() else torch.zeros(())) / scale)
+
+
+def gradients(y: Tensor, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    cotangent = torch.randn(y.shape, dtype=torch.float64, generator=generator).to(y.dtype)
+    return dict(zip(inputs, torch.autograd.grad((y * cotangent).sum(), list(inputs.values())), strict=True))

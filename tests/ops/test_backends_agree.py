@@ -1,0 +1,158 @@
+"""Every backend of every op computes what the reference computes: values and every gradient, by name."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from nnunet_mamba.ops import causal_conv1d, selective_scan, tri_scan
+from tests.ops.cases import (
+    GRADIENT_TOLERANCE,
+    VALUE_TOLERANCE,
+    as_leaves,
+    conv_inputs,
+    cpu_backends,
+    gradients,
+    relative_error,
+    scan_inputs,
+    tri_inputs,
+)
+
+DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
+SCANS = [(1, 4, 2, 1), (2, 8, 16, 63), (1, 6, 4, 100), (1, 3, 16, 256), (2, 5, 3, 257), (1, 2, 1, 700)]
+CONVS = [(1, 3, 4, 1), (2, 5, 4, 2), (1, 4, 3, 63), (2, 3, 1, 10), (1, 8, 2, 257)]
+TRIS = [  # orders, n_slices, (b, l, e, n, r, w)
+    ("f", 1, (1, 1, 4, 2, 1, 4)),
+    ("fbs", 4, (2, 96, 8, 16, 1, 4)),
+    ("fbs", 3, (1, 15, 5, 3, 2, 3)),
+    ("fb", 1, (1, 257, 6, 4, 1, 4)),
+    ("s", 7, (1, 301, 4, 8, 1, 2)),
+    ("fbs", 1, (2, 5, 3, 1, 1, 4)),
+]
+
+
+def _compare(run, inputs: dict[str, Tensor], dtype: torch.dtype, backend: str) -> None:
+    """`run` on the backend in `dtype` against the reference in float64 on the same (rounded) numbers."""
+    tested = as_leaves(inputs, dtype)
+    judge = {k: v.detach().double().requires_grad_() for k, v in tested.items()}
+    y, expected = run(tested, backend), run(judge, "reference")
+    assert y.dtype == dtype
+    assert y.shape == expected.shape
+    assert relative_error(y, expected) <= VALUE_TOLERANCE[dtype], "y"
+    wanted = gradients(expected, judge)
+    for name, grad in gradients(y, tested).items():
+        assert grad.dtype == dtype, name
+        assert relative_error(grad, wanted[name]) <= GRADIENT_TOLERANCE[dtype], name
+
+
+@pytest.mark.parametrize("backend", cpu_backends("selective_scan"))
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", SCANS, ids=lambda s: "b{}-d{}-n{}-l{}".format(*s))
+def test_selective_scan(shape: tuple[int, ...], dtype: torch.dtype, backend: str) -> None:
+    _compare(lambda t, be: selective_scan(**t, delta_softplus=True, backend=be), scan_inputs(*shape), dtype, backend)
+
+
+@pytest.mark.parametrize("backend", cpu_backends("selective_scan"))
+@pytest.mark.parametrize("left_out", ["D", "z", "delta_bias", "softplus", "everything"])
+def test_selective_scan_without_optional_parts(left_out: str, backend: str) -> None:
+    inputs = scan_inputs(2, 3, 4, 50)
+    inputs["delta"] = inputs["delta"].abs()  # a step size, when no softplus makes it one
+    softplus = left_out not in ("softplus", "everything")
+    for name in ("D", "z", "delta_bias") if left_out == "everything" else (left_out,):
+        inputs.pop(name, None)
+    if not softplus and "delta_bias" in inputs:
+        inputs["delta_bias"] = inputs["delta_bias"].abs()
+    _compare(
+        lambda t, be: selective_scan(**t, delta_softplus=softplus, backend=be), inputs, torch.float64, backend
+    )
+
+
+@pytest.mark.parametrize("backend", cpu_backends("causal_conv1d"))
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("activation", [None, "silu"])
+@pytest.mark.parametrize("shape", CONVS, ids=lambda s: "b{}-d{}-w{}-l{}".format(*s))
+def test_causal_conv1d(shape: tuple[int, ...], activation: str | None, dtype: torch.dtype, backend: str) -> None:
+    _compare(lambda t, be: causal_conv1d(**t, activation=activation, backend=be), conv_inputs(*shape), dtype, backend)
+
+
+@pytest.mark.parametrize("backend", cpu_backends("causal_conv1d"))
+def test_causal_conv1d_without_bias(backend: str) -> None:
+    inputs = conv_inputs(2, 3, 4, 9)
+    del inputs["bias"]
+    _compare(lambda t, be: causal_conv1d(**t, backend=be), inputs, torch.float64, backend)
+
+
+@pytest.mark.parametrize("backend", cpu_backends("tri_scan"))
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", TRIS, ids=lambda c: f"{c[0]}-n{c[1]}-l{c[2][1]}-e{c[2][2]}")
+def test_tri_scan(case: tuple, dtype: torch.dtype, backend: str) -> None:
+    orders, n_slices, shape = case
+    inputs = tri_inputs(*shape, orders=len(orders))
+    _compare(lambda t, be: tri_scan(**t, orders=orders, n_slices=n_slices, backend=be), inputs, dtype, backend)
+
+
+@pytest.mark.parametrize("backend", cpu_backends("selective_scan"))
+def test_strided_inputs_give_the_same_result(backend: str) -> None:
+    inputs = scan_inputs(2, 4, 3, 40, torch.float32)
+    strided = {k: v.transpose(-1, -2).contiguous().transpose(-1, -2) if v.dim() > 1 else v for k, v in inputs.items()}
+    a = selective_scan(**inputs, backend=backend)
+    b = selective_scan(**strided, backend=backend)
+    assert relative_error(b, a) <= VALUE_TOLERANCE[torch.float32]
+
+
+@pytest.mark.parametrize("backend", cpu_backends("tri_scan"))
+def test_halves_of_one_projection_need_no_copy(backend: str) -> None:
+    inputs = tri_inputs(2, 60, 8, 4, 1, 4, orders=3, dtype=torch.float32)
+    assert not inputs["x"].is_contiguous()
+    copied = {k: v.contiguous() for k, v in inputs.items()}
+    kept = {k: v.clone() for k, v in inputs.items()}
+    result = tri_scan(**inputs, n_slices=6, backend=backend)
+    again = tri_scan(**copied, n_slices=6, backend=backend)
+    assert relative_error(result, again) <= VALUE_TOLERANCE[torch.float32]
+    assert all(torch.equal(inputs[k], kept[k]) for k in inputs), "inputs must not be changed"
+
+
+@pytest.mark.parametrize("backend", cpu_backends("selective_scan"))
+def test_empty_batch(backend: str) -> None:
+    inputs = as_leaves(scan_inputs(0, 4, 3, 10, torch.float32))
+    y = selective_scan(**inputs, backend=backend)
+    assert y.shape == (0, 4, 10)
+    assert gradients(y, inputs)["A"].abs().max() == 0
+    tri = as_leaves(tri_inputs(0, 12, 4, 3, 1, 4, orders=3, dtype=torch.float32))
+    assert tri_scan(**tri, n_slices=3, backend=backend).shape == (0, 12, 4)
+
+
+@pytest.mark.parametrize("backend", cpu_backends("selective_scan"))
+@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
+def test_a_bad_value_stays_in_its_channel_and_after_its_step(poison: float, backend: str) -> None:
+    inputs = scan_inputs(1, 6, 4, 300, torch.float32)
+    clean = selective_scan(**inputs, delta_softplus=True, backend=backend)
+    inputs["u"][0, 2, 150] = poison
+    y = selective_scan(**inputs, delta_softplus=True, backend=backend)
+    others = [c for c in range(6) if c != 2]
+    assert torch.equal(y[:, others], clean[:, others])
+    assert torch.equal(y[0, 2, :150], clean[0, 2, :150])
+    assert not y[0, 2, 150:].isfinite().any()
+
+
+@pytest.mark.parametrize("backend", cpu_backends("selective_scan"))
+def test_extreme_steps_stay_finite(backend: str) -> None:
+    inputs = as_leaves(scan_inputs(1, 4, 16, 520, torch.float32))
+    with torch.no_grad():
+        inputs["delta"] *= 1e3  # up to a thousand: exp(dt * A) is 0 or 1, nothing in between
+        inputs["A"] *= 1e4
+    y = selective_scan(**inputs, delta_softplus=True, backend=backend)
+    assert y.isfinite().all()
+    for name, grad in gradients(y, inputs).items():
+        assert grad.isfinite().all(), name
+
+
+@pytest.mark.parametrize("backend", cpu_backends("tri_scan"))
+def test_runs_repeat_bit_for_bit(backend: str) -> None:
+    inputs = as_leaves(tri_inputs(2, 520, 16, 8, 1, 4, orders=3, dtype=torch.float32))
+    results = []
+    for _ in range(2):
+        y = tri_scan(**inputs, n_slices=8, backend=backend)
+        results.append([y, *gradients(y, inputs).values()])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))

@@ -1,0 +1,111 @@
+"""The ops are good torch citizens: gradients, fake kernels, compilation; and they refuse what cannot work by name."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+
+from nnunet_mamba.ops import backends, causal_conv1d, selective_scan, tri_scan
+from tests.ops.cases import as_leaves, conv_inputs, cpu_backends, gradients, scan_inputs, tri_inputs
+
+OPS = torch.ops.nnunet_mamba
+
+
+@pytest.mark.parametrize("backend", cpu_backends("selective_scan"))
+def test_gradcheck(backend: str) -> None:
+    scan, conv, tri = (
+        as_leaves(t) for t in (scan_inputs(2, 2, 3, 5), conv_inputs(2, 2, 4, 5), tri_inputs(1, 6, 2, 2, 1, 3, orders=3))
+    )
+    check = torch.autograd.gradcheck
+    assert check(lambda *t: selective_scan(*t, True, backend=backend), tuple(scan.values()))
+    assert check(lambda *t: causal_conv1d(*t, "silu", backend=backend), tuple(conv.values()))
+    assert check(lambda *t: tri_scan(*t, n_slices=3, backend=backend), tuple(tri.values()))
+
+
+def test_opcheck() -> None:
+    scan = as_leaves(scan_inputs(2, 3, 4, 10, torch.float32))
+    torch.library.opcheck(OPS.selective_scan.default, (*scan.values(), True, "auto"))
+    scan.update(D=None, z=None, delta_bias=None)
+    torch.library.opcheck(OPS.selective_scan.default, (*scan.values(), False, "auto"))
+    conv = as_leaves(conv_inputs(2, 3, 4, 10, torch.float32))
+    torch.library.opcheck(OPS.causal_conv1d.default, (*conv.values(), True, "auto"))
+    tri = as_leaves(tri_inputs(2, 12, 4, 3, 1, 4, orders=3, dtype=torch.float32))
+    torch.library.opcheck(OPS.tri_scan.default, (*tri.values(), "fbs", 4, "auto"))
+
+
+def test_compiles_whole_with_the_same_gradients() -> None:
+    tri = as_leaves(tri_inputs(1, 12, 4, 3, 1, 4, orders=3))
+
+    def block(*tensors):
+        return tri_scan(*tensors, n_slices=3).sin() * 2
+
+    compiled = torch.compile(block, fullgraph=True, backend="aot_eager")
+    a, b = block(*tri.values()), compiled(*tri.values())
+    assert torch.equal(a, b)
+    wanted = gradients(a, tri)
+    for name, grad in gradients(b, tri).items():
+        assert torch.equal(grad, wanted[name]), name
+
+
+def _scan(**changes):
+    return selective_scan(**{**scan_inputs(2, 3, 4, 10, torch.float32), **changes})
+
+
+def _tri(orders="fbs", n_slices=3, **changes):
+    tensors = tri_inputs(2, 12, 4, 3, 1, 4, orders=3, dtype=torch.float32)
+    return tri_scan(**{**tensors, **changes}, orders=orders, n_slices=n_slices)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: _scan(u=torch.zeros(2, 3)), r"u has shape \(2, 3\); expected \(b d l\)"),
+        (lambda: _scan(u=torch.zeros(2, 3, 0)), "l >= 1"),
+        (lambda: _scan(B=torch.zeros(2, 4, 9)), r"B has shape \(2, 4, 9\); expected \(b n l\) = \(2, 4, 10\)"),
+        (lambda: _scan(z=torch.zeros(2, 3, 10, dtype=torch.long)), "z has dtype torch.int64"),
+        (lambda: _scan(delta_bias=torch.zeros(4)), r"delta_bias has shape \(4,\)"),
+        (lambda: _scan(D=torch.zeros(3, device="meta")), "D is on meta"),
+        (lambda: _scan(A=torch.ones(3, 4)), "A has positive entries"),
+        (lambda: _scan(backend="cuda"), "backend='cuda' is unknown; known: auto, "),
+        (lambda: causal_conv1d(torch.zeros(1, 2, 3), torch.zeros(2, 4), activation="relu"), "'relu' is unknown"),
+        (lambda: causal_conv1d(torch.zeros(1, 2, 3), torch.zeros(3, 4)), r"weight has shape \(3, 4\); expected"),
+        (lambda: _tri(n_slices=5), "12 tokens cannot be cut into n_slices=5"),
+        (lambda: _tri(orders="fbx"), "orders='fbx'"),
+        (lambda: _tri(orders=""), "orders=''"),
+        (lambda: _tri(orders="fb"), "conv_weight has shape"),
+        (lambda: _tri(z=torch.zeros(2, 12, 5)), r"z has shape \(2, 12, 5\)"),
+    ],
+)  # fmt: skip
+def test_bad_arguments_are_named(call, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_environment_variable_chooses_the_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.zeros(1, 1, 1)
+    monkeypatch.setenv(backends.ENVIRONMENT_VARIABLE, "reference")
+    assert backends.choose("tri_scan", "auto", x).__name__.endswith("reference")
+    assert backends.choose("tri_scan", "blocked", x).__name__.endswith("blocked")
+    monkeypatch.setenv(backends.ENVIRONMENT_VARIABLE, "nonsense")
+    with pytest.raises(ValueError, match="nnUNet_mamba_backend='nonsense' is unknown"):
+        backends.choose("tri_scan", "auto", x)
+
+
+def test_named_backend_never_falls_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = backends.load("tri_scan", "blocked")
+    monkeypatch.setattr(module, "why_not", lambda x: "the moon is full")
+    with pytest.raises(ValueError, match="'blocked' was asked for .* the moon is full"):
+        backends.choose("tri_scan", "blocked", torch.zeros(1, 1, 1))
+
+
+def test_automatic_fallback_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in backends.PREFERENCE["cpu"][:-1]:
+        monkeypatch.setattr(backends.load("tri_scan", name), "why_not", lambda x: "out of order")
+    monkeypatch.setattr(backends, "_reported", set())
+    with pytest.warns(UserWarning, match="out of order"):
+        assert backends.choose("tri_scan", "auto", torch.zeros(1, 1, 1)).__name__.endswith("reference")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        backends.choose("tri_scan", "auto", torch.zeros(1, 1, 1))

@@ -1,0 +1,73 @@
+"""Imports go one way: a module may import its own layer and the layers below, never one above."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "nnunet_mamba"
+
+RANK = {
+    "version": 0, "registry": 0, "checks": 0, "ops": 0,
+    "blocks": 1, "architectures": 2,
+    "planning": 3, "trainers": 3, "evaluation": 3,
+    "discovery": 4, "cli": 5,
+}  # fmt: skip
+WITHOUT_NNUNET = ("version", "registry", "checks", "ops", "blocks", "architectures")
+ONLY_IN_NAMESAKE = ("numba", "triton", "mamba_ssm")
+
+
+def _layer(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def _imports(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            assert node.module is not None
+            found.add(node.module)
+            if node.module == "nnunet_mamba":
+                found.update(f"nnunet_mamba.{alias.name}" for alias in node.names)
+    return found
+
+
+def _modules() -> list[Path]:
+    return sorted(p for p in PACKAGE.rglob("*.py") if p.parent != PACKAGE or p.name != "__init__.py")
+
+
+@pytest.mark.parametrize("path", _modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_module_imports_only_its_layer_and_below(path: Path) -> None:
+    layer = _layer(path)
+    for name in _imports(path):
+        parts = name.split(".")
+        if parts[0] == "nnunet_mamba" and len(parts) > 1 and parts[1] in RANK:
+            assert parts[1] == layer or RANK[parts[1]] < RANK[layer] or (RANK[layer] == 0 and parts[1] == "registry"), (
+                f"{path}: layer {layer} must not import {name}"
+            )
+        if layer in WITHOUT_NNUNET:
+            assert parts[0] != "nnunetv2", f"{path}: {layer} must work without nnunetv2"
+        assert parts[0] != "tests"
+
+
+@pytest.mark.parametrize("path", _modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_optional_packages_stay_in_their_backend_file(path: Path) -> None:
+    for package in ONLY_IN_NAMESAKE:
+        if package not in path.stem:
+            assert not any(name.split(".")[0] == package for name in _imports(path)), f"{path} imports {package}"
+
+
+def test_every_layer_is_ranked() -> None:
+    folders = {p.name for p in PACKAGE.iterdir() if p.is_dir() and p.name not in ("data", "__pycache__")}
+    assert folders <= set(RANK)
+
+
+def test_dataset_conversion_imports_nothing_of_the_package() -> None:
+    for path in (ROOT / "dataset_conversion").rglob("*.py"):
+        assert not any(name.split(".")[0] == "nnunet_mamba" for name in _imports(path)), path
