@@ -1,0 +1,43 @@
+"""`nnunet-mamba VERB`: finds the verb's file and runs it. A verb is imported only when it is used."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from importlib import import_module
+
+from nnunet_mamba.version import __version__
+
+VERBS = {
+    "demo": "train, cross-validate, ensemble and predict on 25 real cases, through nnU-Net's own commands",
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point; returns the exit code. A ValueError of a verb is the user's to mend and is shown as one message."""
+    given = sys.argv[1:] if arguments is None else arguments
+    parser = argparse.ArgumentParser(
+        prog="nnunet-mamba",
+        description="Mamba networks for stock nnU-Net v2. Training and prediction need none of these verbs: use "
+        "nnUNetv2_train DATASET CONFIGURATION FOLD -tr nnUNetTrainerSegMamba.",
+        epilog="nnunet-mamba VERB --help explains a verb.",
+    )
+    parser.add_argument("--version", action="version", version=f"nnunet-mamba {__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for name, summary in VERBS.items():
+        verb = verbs.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+        if given[:1] == [name]:
+            import_module(f"nnunet_mamba.cli.{name}").add_arguments(verb)
+    options = parser.parse_args(given)
+    try:
+        return import_module(f"nnunet_mamba.cli.{options.verb}").run(options)
+    except ValueError as error:
+        print(f"nnunet-mamba {options.verb}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"\nnnunet-mamba {options.verb}: interrupted; run the same command again to continue", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,99 @@
+"""Our names in nnU-Net's class lookup; everything else goes to nnU-Net unchanged."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import inspect
+import os
+import re
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from nnunet_mamba import registry
+
+FUNCTION = "recursive_find_python_class"
+EXPECTED_PARAMETERS = ["folder", "class_name"]
+SECOND_WAY = Path(__file__).parent / "ext_trainer"
+PREFIXES = ("nnUNetTrainer", "nnUNetPlanner")
+NEAR = 0.75
+"""Similarity (difflib) above which an unknown name counts as a misspelling of one of ours."""
+
+
+def load(place: str) -> type:
+    """The class at "module:attribute"."""
+    module, attribute = place.split(":")
+    return getattr(import_module(module), attribute)
+
+
+def wrap_lookup(module: ModuleType) -> None:
+    """Wrap the lookup function of nnU-Net's module, also where other modules of nnU-Net have imported it by name."""
+    original = getattr(module, FUNCTION, None)
+    if getattr(original, "knows_nnunet_mamba", False):
+        return
+    if original is None or list(inspect.signature(original).parameters)[:2] != EXPECTED_PARAMETERS:
+        warnings.warn(
+            f"nnunet_mamba: this nnU-Net has no {FUNCTION}(folder, class_name, ...) in {module.__name__}, so it cannot "
+            f"find our trainers by itself. Set nnUNet_extTrainer={SECOND_WAY} instead, or install nnunetv2 2.8",
+            stacklevel=2,
+        )
+        return
+    wrapped = _with_our_names(original)
+    for other in [module, *(m for name, m in list(sys.modules.items()) if name.startswith("nnunetv2.") and m)]:
+        if getattr(other, FUNCTION, None) is original:
+            setattr(other, FUNCTION, wrapped)
+
+
+def _with_our_names(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def recursive_find_python_class(folder: str, class_name: str, *args: Any, **kwargs: Any) -> Any:
+        place = registry.locate(class_name)
+        if place is not None:
+            return load(place)
+        meant = suggestion(folder, class_name)
+        if meant is not None:
+            raise ValueError(f"{class_name!r} is not known to nnU-Net or to nnunet_mamba. Did you mean {meant}?")
+        return original(folder, class_name, *args, **kwargs)
+
+    recursive_find_python_class.knows_nnunet_mamba = True  # type: ignore[attr-defined]
+    return recursive_find_python_class
+
+
+def suggestion(folder: str, class_name: str) -> str | None:
+    """One of our names that `class_name` is probably meant to be; None if somebody else defines `class_name`.
+
+    Answered before nnU-Net imports its trainer variants one after the other, which takes 15 to 20 s.
+    """
+    kind = Path(folder).name
+    if kind not in ("nnUNetTrainer", "experiment_planning"):
+        return None
+    names = registry.planners() if kind == "experiment_planning" else registry.trainers()
+    length = registry.parse_length(class_name)
+    base = class_name if length is None else length.base
+    short = {_without_prefix(name).lower(): name for name in names}
+    near = difflib.get_close_matches(_without_prefix(base).lower(), short, n=1, cutoff=NEAR)
+    if not near or any(_defines(path, class_name) for path in _searched(folder)):
+        return None
+    return short[near[0]] + class_name[len(base) :]
+
+
+def _without_prefix(name: str) -> str:
+    return next((name[len(prefix) :] for prefix in PREFIXES if name.lower().startswith(prefix.lower())), name)
+
+
+def _searched(folder: str) -> Iterator[Path]:
+    yield Path(folder)
+    for path in os.environ.get("nnUNet_extTrainer", "").split(os.pathsep):
+        if path.strip():
+            yield Path(path)
+
+
+def _defines(folder: Path, class_name: str) -> bool:
+    """Whether a Python file below this folder defines the name, by its text: importing would take seconds."""
+    pattern = re.compile(rf"^\s*(class\s+{re.escape(class_name)}\b|{re.escape(class_name)}\s*=)", re.MULTILINE)
+    return any(pattern.search(path.read_text(encoding="utf-8", errors="replace")) for path in folder.rglob("*.py"))

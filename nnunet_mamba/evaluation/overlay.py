@@ -1,0 +1,66 @@
+"""A picture of one case: prediction against truth in three planes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import SimpleITK as sitk
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+PLANES = ("axial", "coronal", "sagittal")
+
+
+def draw_overlay(image: Path, truth: Path, prediction: Path, target: Path) -> None:
+    """Write a PNG: the three planes through the truth's densest point, truth filled, prediction outlined.
+
+    image, truth, prediction: volumes on one grid (z y x). Raises ValueError when their shapes differ.
+    """
+    volume, labels, predicted = (sitk.ReadImage(str(path)) for path in (image, truth, prediction))
+    spacing = volume.GetSpacing()[::-1]  # z y x, mm
+    voxels, reference, guess = (sitk.GetArrayFromImage(v) for v in (volume, labels, predicted))
+    if not voxels.shape == reference.shape == guess.shape:
+        raise ValueError(
+            f"shapes differ: {image} {voxels.shape}, {truth} {reference.shape}, {prediction} {guess.shape}"
+        )
+    values = sorted((set(np.unique(reference).astype(int)) | set(np.unique(guess).astype(int))) - {0})
+    colors = {value: colormaps["tab10"](i % 10) for i, value in enumerate(values)}
+    low, high = np.percentile(voxels, (1, 99))
+
+    with matplotlib.rc_context({"font.size": 9}):
+        figure = Figure(figsize=(10, 4), layout="constrained", facecolor="white")
+        for axis, (plane, ax) in enumerate(zip(PLANES, figure.subplots(1, 3), strict=True)):
+            index = _densest_slice(reference if reference.any() else guess, axis)
+            rows, columns = (spacing[a] for a in range(3) if a != axis)
+            ax.imshow(
+                np.take(voxels, index, axis), cmap="gray", vmin=low, vmax=high, aspect=rows / columns, origin="lower"
+            )
+            for value, color in colors.items():
+                _fill(ax, np.take(reference, index, axis) == value, color, rows / columns)
+                _outline(ax, np.take(guess, index, axis) == value, color)
+            ax.set_title(f"{plane}, slice {index}")
+            ax.set_axis_off()
+        handles = [Line2D([], [], color=color, lw=2, label=f"label {value}") for value, color in colors.items()]
+        figure.legend(handles=handles, loc="outside lower center", ncols=max(1, len(handles)), frameon=False)
+        figure.suptitle(f"{prediction.name}: truth filled, prediction outlined")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(target, dpi=150)
+
+
+def _densest_slice(mask: np.ndarray, axis: int) -> int:
+    others = tuple(a for a in range(mask.ndim) if a != axis)
+    return int(np.argmax((mask > 0).sum(others)))
+
+
+def _fill(ax, mask: np.ndarray, color: tuple[float, ...], aspect: float) -> None:
+    rgba = np.zeros((*mask.shape, 4))
+    rgba[mask] = (*color[:3], 0.35)
+    ax.imshow(rgba, origin="lower", aspect=aspect, interpolation="nearest")
+
+
+def _outline(ax, mask: np.ndarray, color: tuple[float, ...]) -> None:
+    if mask.any():
+        ax.contour(mask.astype(float), levels=[0.5], colors=[color[:3]], linewidths=1.8)

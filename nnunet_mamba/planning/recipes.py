@@ -1,0 +1,58 @@
+"""Small JSON recipes (`plans/`) and how one becomes a configuration of a dataset's plans."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import nnunet_mamba
+
+
+def recipe_folder() -> Path:
+    """Where the recipes are: in an installed package, or beside it in a source tree."""
+    package = Path(nnunet_mamba.__file__).parent
+    installed = package / "recipes"
+    return installed if installed.is_dir() else package.parent / "plans"
+
+
+def load_recipe(name_or_path: str | Path) -> dict[str, Any]:
+    """A recipe by path or by the name of one that comes with the package. Raises ValueError naming those."""
+    path = Path(name_or_path)
+    if not path.is_file():
+        path = recipe_folder() / f"{name_or_path}.json"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in recipe_folder().glob("*.json")))
+        raise ValueError(f"no recipe {str(name_or_path)!r}: neither a file nor one of: {known}")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def shrunk_configuration(parent: dict[str, Any], recipe: dict[str, Any]) -> dict[str, Any]:
+    """A configuration that inherits from `parent`: narrower, smaller patch, smaller batch, same data and topology."""
+    architecture = copy.deepcopy(parent["architecture"])
+    kwargs = architecture["arch_kwargs"]
+    kwargs["features_per_stage"] = [
+        min(recipe["base_features"] * 2**stage, recipe["max_features"]) for stage in range(kwargs["n_stages"])
+    ]
+    return {
+        "inherits_from": recipe["inherits_from"],
+        "batch_size": recipe["batch_size"],
+        "patch_size": shrink_patch(parent["patch_size"], kwargs["strides"], recipe["max_patch_voxels"]),
+        "architecture": architecture,
+    }
+
+
+def shrink_patch(patch: Sequence[int], strides: Sequence[Sequence[int]], max_voxels: int) -> list[int]:
+    """The patch made smaller along its longest axis, in steps the strides allow, until it has `max_voxels` at most."""
+    step = [math.prod(stride[axis] for stride in strides) for axis in range(len(patch))]
+    size = [int(p) for p in patch]
+    while math.prod(size) > max_voxels:
+        shrinkable = [axis for axis in range(len(size)) if size[axis] >= 3 * step[axis]]
+        if not shrinkable:
+            break
+        axis = max(shrinkable, key=lambda a: size[a])
+        size[axis] -= step[axis]
+    return size
