@@ -58,7 +58,9 @@ def topology(
     space = space_of(conv_op)
     if n_stages < 2:
         raise ValueError(f"n_stages={n_stages}; expected at least 2 (full resolution and one coarser stage)")
-    features = tuple(features_per_stage) if not isinstance(features_per_stage, int) else (features_per_stage,) * n_stages
+    features = (
+        tuple(features_per_stage) if not isinstance(features_per_stage, int) else (features_per_stage,) * n_stages
+    )
     if len(features) != n_stages or any(f < 1 for f in features):
         raise ValueError(f"features_per_stage={features_per_stage}; expected {n_stages} positive numbers (n_stages)")
     kernels = _per_axis("kernel_sizes", kernel_sizes, n_stages, space.dim)

@@ -26,7 +26,9 @@ TASK_NAME = re.compile(r"^Task(\d+)_([A-Za-z0-9]+)$")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-device", choices=("cpu", "cuda"), default=None, help="default: cuda if there is one, else cpu")
+    parser.add_argument(
+        "-device", choices=("cpu", "cuda"), default=None, help="default: cuda if there is one, else cpu"
+    )
     parser.add_argument(
         "--data",
         type=Path,

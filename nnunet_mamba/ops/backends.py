@@ -17,8 +17,8 @@ from torch import Tensor
 ENVIRONMENT_VARIABLE = "nnUNet_mamba_backend"
 
 PREFERENCE = {
-    "cpu": ("blocked", "reference"),
-    "cuda": ("blocked", "reference"),
+    "cpu": ("numba", "blocked", "reference"),
+    "cuda": ("triton", "blocked", "reference"),
 }
 OTHER_DEVICES = ("blocked", "reference")
 ON_REQUEST: tuple[str, ...] = ()

@@ -16,6 +16,11 @@ def accumulation_dtype(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
+def without_autocast(x: Tensor) -> torch.autocast:
+    """The ops decide their precision themselves: autocast would round the projections inside them to half."""
+    return torch.autocast(x.device.type, enabled=False)
+
+
 def n_chunks(length: int) -> int:
     """Number of saved states for a sequence of this length."""
     return (length + CHUNK - 1) // CHUNK

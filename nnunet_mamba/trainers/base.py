@@ -15,8 +15,8 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import nn
 
 from nnunet_mamba.architectures.plan_keywords import architecture_for
-from nnunet_mamba.registry import Network
 from nnunet_mamba.checks import check_configuration, check_labels
+from nnunet_mamba.registry import Network
 
 
 class nnUNetTrainerMamba(nnUNetTrainer):

@@ -63,9 +63,7 @@ def test_selective_scan_without_optional_parts(left_out: str, backend: str) -> N
         inputs.pop(name, None)
     if not softplus and "delta_bias" in inputs:
         inputs["delta_bias"] = inputs["delta_bias"].abs()
-    _compare(
-        lambda t, be: selective_scan(**t, delta_softplus=softplus, backend=be), inputs, torch.float64, backend
-    )
+    _compare(lambda t, be: selective_scan(**t, delta_softplus=softplus, backend=be), inputs, torch.float64, backend)
 
 
 @pytest.mark.parametrize("backend", cpu_backends("causal_conv1d"))

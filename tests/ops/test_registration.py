@@ -109,3 +109,10 @@ def test_automatic_fallback_is_said_once(monkeypatch: pytest.MonkeyPatch) -> Non
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         backends.choose("tri_scan", "auto", torch.zeros(1, 1, 1))
+
+
+def test_autocast_does_not_reach_inside() -> None:
+    tri = tri_inputs(1, 12, 4, 3, 1, 4, orders=3, dtype=torch.float32)
+    expected = tri_scan(**tri, n_slices=3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(tri_scan(**tri, n_slices=3), expected)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from nnunet_mamba.ops import backends
-from nnunet_mamba.ops.numerics import check_device, check_float, check_shape
+from nnunet_mamba.ops.numerics import check_device, check_float, check_shape, without_autocast
 
 OP = "causal_conv1d"
 INPUTS = "Tensor x, Tensor weight, Tensor? bias, bool silu"
@@ -43,7 +43,8 @@ def causal_conv1d(
 
 @torch.library.custom_op(f"nnunet_mamba::{OP}", mutates_args=(), schema=f"({INPUTS}, str backend) -> Tensor")
 def _forward(x, weight, bias, silu, backend):
-    return backends.choose(OP, backend, x).forward(x, weight, bias, silu)
+    with without_autocast(x):
+        return backends.choose(OP, backend, x).forward(x, weight, bias, silu)
 
 
 @_forward.register_fake
@@ -55,7 +56,8 @@ def _(x, weight, bias, silu, backend):
     f"nnunet_mamba::{OP}_backward", mutates_args=(), schema=f"(Tensor grad_y, {INPUTS}, str backend) -> Tensor[]"
 )
 def _backward(grad_y, x, weight, bias, silu, backend):
-    grads = backends.choose(OP, backend, x).backward(grad_y, x, weight, bias, silu)
+    with without_autocast(x):
+        grads = backends.choose(OP, backend, x).backward(grad_y, x, weight, bias, silu)
     return [g.contiguous() for g in grads if g is not None]
 
 

@@ -6,7 +6,14 @@ import torch
 from torch import Tensor
 
 from nnunet_mamba.ops import backends
-from nnunet_mamba.ops.numerics import accumulation_dtype, check_device, check_float, check_shape, n_chunks
+from nnunet_mamba.ops.numerics import (
+    accumulation_dtype,
+    check_device,
+    check_float,
+    check_shape,
+    n_chunks,
+    without_autocast,
+)
 
 OP = "selective_scan"
 INPUTS = "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, bool softplus"
@@ -82,7 +89,8 @@ def _check_negative(A: Tensor) -> None:
 )
 def _forward(u, delta, A, B, C, D, z, delta_bias, softplus, backend):
     _check_negative(A)
-    return backends.choose(OP, backend, u).forward(u, delta, A, B, C, D, z, delta_bias, softplus)
+    with without_autocast(u):
+        return backends.choose(OP, backend, u).forward(u, delta, A, B, C, D, z, delta_bias, softplus)
 
 
 @_forward.register_fake
@@ -98,9 +106,8 @@ def _(u, delta, A, B, C, D, z, delta_bias, softplus, backend):
     schema=f"(Tensor grad_y, {INPUTS}, Tensor states, str backend) -> Tensor[]",
 )
 def _backward(grad_y, u, delta, A, B, C, D, z, delta_bias, softplus, states, backend):
-    grads = backends.choose(OP, backend, u).backward(
-        grad_y, u, delta, A, B, C, D, z, delta_bias, softplus, states
-    )
+    with without_autocast(u):
+        grads = backends.choose(OP, backend, u).backward(grad_y, u, delta, A, B, C, D, z, delta_bias, softplus, states)
     return [g.contiguous() for g in grads if g is not None]
 
 

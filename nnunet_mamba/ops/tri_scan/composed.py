@@ -116,9 +116,7 @@ class Composed:
     ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         """grad_y, x (b l e) in scan order -> gradient of x, y, gradients of the order's weights"""
         conv, u, low, dt, B, C = self._scan_inputs(x, order)
-        grad_u, grad_dt, grad_A, grad_B, grad_C, y = self.recurrence.walk_backward(
-            grad_y, u, dt, order.A, B, C, states
-        )
+        grad_u, grad_dt, grad_A, grad_B, grad_C, y = self.recurrence.walk_backward(grad_y, u, dt, order.A, B, C, states)
         grad_D = (grad_y * u).sum((0, 1))
         grad_before = grad_dt * -torch.expm1(-dt)  # softplus'(a) = sigmoid(a) = 1 - exp(-softplus(a))
         grad_dt_proj = torch.einsum("ble,blr->er", grad_before, low)

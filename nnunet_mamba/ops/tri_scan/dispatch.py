@@ -6,7 +6,14 @@ import torch
 from torch import Tensor
 
 from nnunet_mamba.ops import backends
-from nnunet_mamba.ops.numerics import accumulation_dtype, check_device, check_float, check_shape, n_chunks
+from nnunet_mamba.ops.numerics import (
+    accumulation_dtype,
+    check_device,
+    check_float,
+    check_shape,
+    n_chunks,
+    without_autocast,
+)
 from nnunet_mamba.ops.tri_scan.orders import ORDERS
 
 OP = "tri_scan"
@@ -99,13 +106,12 @@ def _check(
     mutates_args=(),
     schema=f"({TENSORS}, str orders, SymInt n_slices, str backend) -> (Tensor y, Tensor states)",
 )
-def _forward(
-    x, z, conv_weight, conv_bias, x_proj_weight, dt_proj_weight, dt_bias, A, D, orders, n_slices, backend
-):
+def _forward(x, z, conv_weight, conv_bias, x_proj_weight, dt_proj_weight, dt_bias, A, D, orders, n_slices, backend):
     module = backends.choose(OP, backend, x)
-    return module.forward(
-        x, z, conv_weight, conv_bias, x_proj_weight, dt_proj_weight, dt_bias, A, D, orders, n_slices
-    )
+    with without_autocast(x):
+        return module.forward(
+            x, z, conv_weight, conv_bias, x_proj_weight, dt_proj_weight, dt_bias, A, D, orders, n_slices
+        )
 
 
 @_forward.register_fake
@@ -125,9 +131,10 @@ def _backward(
     backend,
 ):  # fmt: skip
     module = backends.choose(OP, backend, x)
-    grads = module.backward(
-        grad_y, x, z, conv_weight, conv_bias, x_proj_weight, dt_proj_weight, dt_bias, A, D, orders, n_slices, states
-    )
+    with without_autocast(x):
+        grads = module.backward(
+            grad_y, x, z, conv_weight, conv_bias, x_proj_weight, dt_proj_weight, dt_bias, A, D, orders, n_slices, states
+        )
     return [g.contiguous() for g in grads]
 
 

@@ -1,8 +1,8 @@
 """Token orders of a flattened volume: which token each scan step reads.
 
-    f  forward        step t reads token t
-    b  backward       step t reads token l-1-t
-    s  inter-slice    all slices' first tokens, then all second tokens, ...: step t reads token (t % n) * (l // n) + t // n
+f  forward        step t reads token t
+b  backward       step t reads token l-1-t
+s  inter-slice    all slices' first tokens, then all second tokens, ...: step t reads token (t % n) * (l // n) + t // n
 """
 
 from __future__ import annotations

@@ -1,0 +1,218 @@
+"""Calling the compiled loops: compile once, cache where possible, as many threads as torch uses, safe after a fork."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nnunet_mamba.ops.numerics import CHUNK, accumulation_dtype
+
+WIDTH = 48
+"""Channels a task works on: enough for the vector units, few enough that its states stay in the first cache."""
+SUB = 16
+TILE = 512
+ORDER_NUMBER = {"f": 0, "b": 1, "s": 2}
+SUMS_OVER_CHANNELS = ("scan_backward",)
+
+_lock = threading.Lock()  # numba's fallback threading layer must not be entered twice
+_parallel_process: int | None = None
+
+
+def why_not(x: Tensor) -> str | None:
+    """The reason why numba cannot run for a tensor like this, else None."""
+    if x.device.type != "cpu":
+        return f"needs a CPU tensor, got {x.device.type}"
+    if find_spec("numba") is None:
+        return "numba is not installed: pip install numba"
+    return None
+
+
+def call(name: str, *args: Any) -> None:
+    """Run one kernel of `_numba_kernels` with torch's number of threads.
+
+    A process forked from one that has used threads runs single-threaded code: its parent's threads do not exist in it.
+    """
+    global _parallel_process
+    import numba
+
+    with _lock:
+        if _parallel_process is None:
+            _parallel_process = os.getpid()
+        if os.getpid() != _parallel_process:
+            _serial(name)(*args)
+            return
+        threads = max(1, min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+        if numba.get_num_threads() != threads:
+            numba.set_num_threads(threads)
+        kernel = _parallel(name)
+        try:
+            kernel(*args)
+        except OSError:  # the compile cache cannot be written: a full disk, a folder that went away
+            _without_cache(name)(*args)
+
+
+def _compile(name: str, **options: Any) -> Callable[..., None]:
+    import numba
+
+    from nnunet_mamba.ops import _numba_kernels
+
+    fastmath = {"contract"} | ({"reassoc", "nsz"} if name in SUMS_OVER_CHANNELS else set())
+    return numba.njit(fastmath=fastmath, error_model="numpy", **options)(getattr(_numba_kernels, name))
+
+
+@cache
+def _parallel(name: str) -> Callable[..., None]:
+    try:
+        return _compile(name, parallel=True, cache=True)
+    except RuntimeError:  # no folder for the cache can be found
+        return _without_cache(name)
+
+
+@cache
+def _without_cache(name: str) -> Callable[..., None]:
+    _parallel.cache_clear()
+    return _compile(name, parallel=True)
+
+
+@cache
+def _serial(name: str) -> Callable[..., None]:
+    return _compile(name)
+
+
+def block_width(channels: int) -> int:
+    """Channels per task, a multiple of 16 where that divides the work evenly."""
+    blocks = max(1, round(channels / WIDTH))
+    return max(1, min(channels, -(-channels // blocks + 15) // 16 * 16)) if channels > 16 else max(1, channels)
+
+
+def n_segments(batch: int, channels: int, length: int) -> int:
+    """Pieces a sequence is walked in at once. Depends on the machine, never on the number of threads in use."""
+    tasks = max(1, batch * -(-channels // block_width(channels)))
+    chunks = -(-length // CHUNK)
+    wanted = (os.cpu_count() or 1) // tasks
+    return max(1, min(wanted, chunks // 4)) if wanted >= 3 else 1  # two passes cost more than two cores give
+
+
+def as_array(x: Tensor, dtype: torch.dtype) -> np.ndarray:
+    """A contiguous numpy array of this precision, without a copy where possible."""
+    return x.detach().to(dtype).contiguous().numpy()
+
+
+def as_rows(x: Tensor, dtype: torch.dtype) -> tuple[np.ndarray, int]:
+    """(b l e) -> (rows k) and the column where x begins: one half of a projection is used where it lies."""
+    batch, length, channels = x.shape
+    stride = x.stride(1)
+    if x.dtype == dtype and x.numel() and x.stride(2) == 1 and length > 1 and stride >= channels:
+        column = x.storage_offset() % stride
+        start = x.storage_offset() - column
+        rows = batch * length
+        fits = start + rows * stride <= x.untyped_storage().nbytes() // x.element_size()
+        if fits and column + channels <= stride and (batch == 1 or x.stride(0) == length * stride):
+            return x.detach().as_strided((rows, stride), (stride, 1), start).numpy(), column
+    return as_array(x, dtype).reshape(batch * length, channels), 0
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One scan over rows: how its steps are made, and in which order its tokens are read.
+
+    u (rows e); proj (rows r+2n): low-rank step | B | C; given (rows e) steps, or no columns if they are computed from
+    dt_proj (r e) and dt_bias (e); A2 (n e) = A * log2(e); D (e).
+    """
+
+    u: np.ndarray
+    given: np.ndarray
+    proj: np.ndarray
+    dt_proj: np.ndarray
+    dt_bias: np.ndarray
+    A2: np.ndarray
+    D: np.ndarray
+    batch: int
+    order: int
+    n_slices: int
+    segments: int
+
+    @property
+    def _step(self) -> tuple[np.ndarray, ...]:
+        return self.given, self.proj, self.dt_proj, self.dt_bias
+
+    @property
+    def _walk(self) -> tuple[int, ...]:
+        return self.order, self.n_slices, CHUNK
+
+    @property
+    def _bounds(self) -> list[int]:
+        """First chunk of every segment, and the end."""
+        length = self.u.shape[0] // max(1, self.batch)
+        chunks = -(-length // CHUNK)
+        return [s * chunks // self.segments for s in range(self.segments + 1)]
+
+    def forward(self, y: np.ndarray) -> np.ndarray:
+        """Adds the result to y (rows e); returns states (b c n e)."""
+        n_state, channels = self.A2.shape
+        width = block_width(channels)
+        states = np.zeros((self.batch, self._bounds[-1], n_state, channels), self.u.dtype)
+        if self.segments > 1:
+            ends = np.empty((self.batch, self.segments, n_state, channels), self.u.dtype)
+            steps = np.empty((self.batch, self.segments, channels), self.u.dtype)
+            call("segment_ends", self.u, *self._step, self.A2, *self._walk, width, self.segments, ends, steps)
+            for s in range(1, self.segments):
+                decay = np.exp2(self.A2 * steps[:, s - 1, None])
+                before = states[:, self._bounds[s - 1]]
+                states[:, self._bounds[s]] = decay * before + ends[:, s - 1]
+        call("scan_forward", self.u, *self._step, self.A2, self.D, *self._walk, width, self.segments, states, y)
+        return states
+
+    def backward(
+        self, grad_y: np.ndarray, states: np.ndarray, y: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Adds the result to y once more; returns the gradients of u (rows e), the step (rows e), B | C (rows 2n),
+        A (n e) and D (e)."""
+        n_state, channels = self.A2.shape
+        width = block_width(channels)
+        dtype, tasks = self.u.dtype, (self.batch, self.segments)
+        after = np.zeros((*tasks, n_state, channels), dtype)
+        if self.segments > 1:
+            starts = np.empty_like(after)
+            steps = np.empty((*tasks, channels), dtype)
+            call("segment_adjoints", grad_y, *self._step, self.A2, *self._walk, width, self.segments, starts, steps)
+            for s in reversed(range(self.segments - 1)):
+                decay = np.exp2(self.A2 * steps[:, s + 1, None])
+                after[:, s] = decay * after[:, s + 1] + starts[:, s + 1]
+        grad_u, grad_dt = np.empty_like(self.u), np.empty_like(self.u)
+        grad_BC = np.empty((-(-channels // width), self.u.shape[0], 2 * n_state), dtype)
+        grad_A2, grad_D = np.zeros_like(after), np.zeros((*tasks, channels), dtype)
+        call(
+            "scan_backward", grad_y, self.u, *self._step, self.A2, self.D, *self._walk, SUB, width, self.segments,
+            states, after, y, grad_u, grad_dt, grad_BC, grad_A2, grad_D,
+        )  # fmt: skip
+        # the exponent is dt * A2 * ln 2 = dt * A, so what the kernel sums is the gradient of A already
+        return grad_u, grad_dt, grad_BC.sum(0), grad_A2.sum((0, 1)), grad_D.sum((0, 1))
+
+
+def scaled_A(A: Tensor, dtype: torch.dtype) -> np.ndarray:
+    """A (e n) -> (n e), times log2(e): exp(dt A) = 2**(dt A2)"""
+    return as_array((A.double() / np.log(2)).T, dtype)
+
+
+__all__ = [
+    "ORDER_NUMBER",
+    "TILE",
+    "Scan",
+    "accumulation_dtype",
+    "as_array",
+    "as_rows",
+    "call",
+    "n_segments",
+    "scaled_A",
+    "why_not",
+]

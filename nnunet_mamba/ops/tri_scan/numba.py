@@ -1,0 +1,175 @@
+"""The CPU default: convolution, scan and gate as compiled loops that read tokens by index; matrix products by torch.
+
+One order after the other, so that only one order's activations exist at a time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nnunet_mamba.ops._numba_runtime import (
+    ORDER_NUMBER,
+    TILE,
+    Scan,
+    as_array,
+    as_rows,
+    call,
+    n_segments,
+    scaled_A,
+    why_not,
+)
+from nnunet_mamba.ops.causal_conv1d.numba import convolve_gradients
+from nnunet_mamba.ops.numerics import accumulation_dtype
+
+__all__ = ["backward", "forward", "why_not"]
+
+
+@dataclass(frozen=True)
+class _Order:
+    """Weights of one order: taps (w e), conv_bias (e), x_proj (r+2n e), dt_proj (r e), dt_bias (e), A2 (n e), D (e)"""
+
+    number: int
+    n_slices: int
+    taps: np.ndarray
+    conv_bias: np.ndarray
+    x_proj: Tensor
+    dt_proj: np.ndarray
+    dt_bias: np.ndarray
+    A2: np.ndarray
+    D: np.ndarray
+
+    @property
+    def rank(self) -> int:
+        return self.dt_proj.shape[0]
+
+    def scan(self, x: np.ndarray, x0: int, batch: int) -> Scan:
+        """Convolution and projection, ready to scan."""
+        rows, channels = x.shape[0], self.A2.shape[1]
+        u = np.empty((rows, channels), x.dtype)
+        call("convolve", x, x0, self.taps, self.conv_bias, self.number, self.n_slices, batch, TILE, True, u)
+        return Scan(
+            u=u,
+            given=np.empty((rows, 0), x.dtype),
+            proj=(torch.from_numpy(u) @ self.x_proj.T).numpy(),
+            dt_proj=self.dt_proj,
+            dt_bias=self.dt_bias,
+            A2=self.A2,
+            D=self.D,
+            batch=batch,
+            order=self.number,
+            n_slices=self.n_slices,
+            segments=n_segments(batch, channels, rows // max(1, batch)),
+        )
+
+
+def forward(
+    x: Tensor,
+    z: Tensor,
+    conv_weight: Tensor,
+    conv_bias: Tensor,
+    x_proj_weight: Tensor,
+    dt_proj_weight: Tensor,
+    dt_bias: Tensor,
+    A: Tensor,
+    D: Tensor,
+    orders: str,
+    n_slices: int,
+) -> tuple[Tensor, Tensor]:
+    """x, z (b l e) -> y (b l e) in x's dtype, states (o b c n e)"""
+    dtype = accumulation_dtype(x)
+    weights = (conv_weight, conv_bias, x_proj_weight, dt_proj_weight, dt_bias, A, D)
+    batch, length, channels = x.shape
+    x_rows, x0 = as_rows(x, dtype)
+    z_rows, z0 = as_rows(z, dtype)
+    y = np.zeros((batch * length, channels), x_rows.dtype)
+    states = [order.scan(x_rows, x0, batch).forward(y) for order in _split(orders, n_slices, dtype, weights)]
+    call("gate", y, z_rows, z0, TILE)
+    return torch.from_numpy(y).view(x.shape).to(x.dtype), torch.from_numpy(np.stack(states))
+
+
+def backward(
+    grad_y: Tensor,
+    x: Tensor,
+    z: Tensor,
+    conv_weight: Tensor,
+    conv_bias: Tensor,
+    x_proj_weight: Tensor,
+    dt_proj_weight: Tensor,
+    dt_bias: Tensor,
+    A: Tensor,
+    D: Tensor,
+    orders: str,
+    n_slices: int,
+    states: Tensor,
+) -> tuple[Tensor, ...]:
+    """grad_y (b l e) -> gradients of x, z and the seven weights"""
+    dtype = accumulation_dtype(x)
+    weights = (conv_weight, conv_bias, x_proj_weight, dt_proj_weight, dt_bias, A, D)
+    batch = x.shape[0]
+    x_rows, x0 = as_rows(x, dtype)
+    z_rows, z0 = as_rows(z, dtype)
+    grad_rows = as_array(grad_y, dtype).reshape(batch * x.shape[1], x.shape[2])
+    ungated, total, grad_x = np.empty_like(grad_rows), np.zeros_like(grad_rows), np.zeros_like(grad_rows)
+    call("ungate", grad_rows, z_rows, z0, TILE, ungated)
+    per_order = []
+    for k, order in enumerate(_split(orders, n_slices, dtype, weights)):
+        scan = order.scan(x_rows, x0, batch)
+        order_states = as_array(states[k], dtype)
+        per_order.append(_order_backward(order, scan, ungated, order_states, x_rows, x0, total, grad_x))
+    call("gate_backward", grad_rows, z_rows, z0, TILE, total)
+    grad_weights = [torch.stack(g).to(w.dtype) for g, w in zip(zip(*per_order, strict=True), weights, strict=True)]
+    grad_x_, grad_z = (torch.from_numpy(g).view(x.shape) for g in (grad_x, total))
+    return grad_x_.to(x.dtype), grad_z.to(z.dtype), *grad_weights
+
+
+def _order_backward(
+    order: _Order,
+    scan: Scan,
+    grad_y: np.ndarray,
+    states: np.ndarray,
+    x: np.ndarray,
+    x0: int,
+    total: np.ndarray,
+    grad_x: np.ndarray,
+) -> tuple[Tensor, ...]:
+    """Adds y to total (rows e) and its share to grad_x (rows e); returns the gradients of the order's weights"""
+    grads = scan.backward(grad_y, states, total)
+    grad_u, grad_dt, grad_BC, grad_A, grad_D = (torch.from_numpy(g) for g in grads)
+    u, low = torch.from_numpy(scan.u), torch.from_numpy(scan.proj)[:, : order.rank]
+    grad_proj = torch.cat((grad_dt @ torch.from_numpy(order.dt_proj).T, grad_BC), 1)
+    grad_dt_proj, grad_dt_bias = grad_dt.T @ low, grad_dt.sum(0)
+    grad_u.addmm_(grad_proj, order.x_proj)
+    grad_conv, walk = grad_u.numpy(), (order.number, order.n_slices, scan.batch)
+    call("convolve_backward_activation", x, x0, order.taps, order.conv_bias, *walk, TILE, grad_conv)
+    grad_taps, grad_conv_bias = convolve_gradients(grad_conv, x, x0, order.taps, *walk, grad_x)
+    return (
+        torch.from_numpy(grad_taps.T.copy()),
+        torch.from_numpy(grad_conv_bias),
+        grad_proj.T @ u,
+        grad_dt_proj,
+        grad_dt_bias,
+        grad_A.T,
+        grad_D,
+    )
+
+
+def _split(orders: str, n_slices: int, dtype: torch.dtype, weights: tuple[Tensor, ...]) -> list[_Order]:
+    conv_weight, conv_bias, x_proj, dt_proj, dt_bias, A, D = weights
+    return [
+        _Order(
+            ORDER_NUMBER[letter],
+            n_slices,
+            as_array(conv_weight[k].T, dtype),
+            as_array(conv_bias[k], dtype),
+            x_proj[k].to(dtype).contiguous(),
+            as_array(dt_proj[k].T, dtype),
+            as_array(dt_bias[k], dtype),
+            scaled_A(A[k], dtype),
+            as_array(D[k], dtype),
+        )
+        for k, letter in enumerate(orders)
+    ]
