@@ -27,6 +27,7 @@ from nnunet_mamba.blocks.feature_maps import feature_map_size
 from nnunet_mamba.blocks.gated_spatial_conv import GatedSpatialConv
 from nnunet_mamba.blocks.mamba import MambaLayer
 from nnunet_mamba.blocks.residual import ResidualBlock
+from nnunet_mamba.ops.tri_scan.orders import ORDERS
 
 MIXERS = ("mamba", "none")
 
@@ -60,7 +61,7 @@ class SegMamba(nn.Module):
         super().__init__()
         self.topology = topology(n_stages, features_per_stage, conv_op, kernel_sizes, strides)
         self.input_channels = input_channels
-        layers = dict(d_state=d_state, d_conv=d_conv, expand=expand)
+        layers = {"d_state": d_state, "d_conv": d_conv, "expand": expand}
         self.encoder = Encoder(self.topology, input_channels, _depths(depths, n_stages, mixer), layers)
         self.decoder = ResidualDecoder(
             self.topology.space,
@@ -149,7 +150,7 @@ class Stage(nn.Module):
     def __init__(self, space: Space, channels: int, kernel: Sequence[int], depth: int, layers: dict[str, int]):
         super().__init__()
         self.gsc = GatedSpatialConv(space, channels, kernel)
-        self.layers = nn.ModuleList(MambaLayer(channels, **layers) for _ in range(depth))
+        self.layers = nn.ModuleList(MambaLayer(channels, ORDERS, **layers) for _ in range(depth))
 
     def forward(self, x: Tensor) -> Tensor:
         """(b c *space) -> (b c *space)"""

@@ -26,8 +26,8 @@ class ReleasedSegMamba(nn.Module):
     """(b c x y z) -> logits (b k x y z); every axis divisible by 16.
 
     `nslices`: slices of the inter-slice scan per stage. The released numbers equal the volume's slices only for a
-    128-deep patch and must divide the token count; "auto" takes the first axis of each stage's feature map, which always
-    works and equals the release at depth 128. Raises ValueError for sizes that do not fit.
+    128-deep patch and must divide the token count; "auto" takes the first axis of each stage's feature map, which
+    always works and equals the release at depth 128. Raises ValueError for sizes that do not fit.
     """
 
     def __init__(

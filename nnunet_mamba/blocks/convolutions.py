@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -37,9 +37,9 @@ class Space:
     """The layer classes of one spatial dimension."""
 
     dim: int
-    conv: type[nn.Conv2d] | type[nn.Conv3d]
-    transposed: type[nn.ConvTranspose2d] | type[nn.ConvTranspose3d]
-    norm: type[InstanceNorm2d] | type[InstanceNorm3d]
+    conv: Callable[..., nn.Module]
+    transposed: Callable[..., nn.Module]
+    norm: Callable[..., nn.Module]
 
 
 SPACE_2D = Space(2, nn.Conv2d, nn.ConvTranspose2d, InstanceNorm2d)

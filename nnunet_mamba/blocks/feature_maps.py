@@ -28,7 +28,9 @@ def feature_map_size(network: nn.Module, input_channels: int, patch_size: Sequen
     hooks = [m.register_forward_hook(count) for m in network.modules() if isinstance(m, (*CONVOLUTIONS, Mamba))]
     try:
         with FakeTensorMode() as mode, torch.no_grad():
-            fakes = {name: mode.from_tensor(value) for name, value in network.state_dict(keep_vars=True).items()}
+            fakes: dict[str, Tensor] = {
+                name: mode.from_tensor(value) for name, value in network.state_dict(keep_vars=True).items()
+            }
             functional_call(network, fakes, (torch.empty(1, input_channels, *map(int, patch_size)),))
     finally:
         for hook in hooks:

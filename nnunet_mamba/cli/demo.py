@@ -142,8 +142,9 @@ class Demo:
         plans["configurations"][self.size["configuration"]] = added
         path.write_text(json.dumps(plans, indent=4), encoding="utf-8")
         print(
-            f"Configuration {self.size['configuration']} from recipe {self.recipe['name']}: patch {added['patch_size']},"
-            f" batch {added['batch_size']}, widths {added['architecture']['arch_kwargs']['features_per_stage']}"
+            f"Configuration {self.size['configuration']} from recipe {self.recipe['name']}: "
+            f"patch {added['patch_size']}, batch {added['batch_size']}, "
+            f"widths {added['architecture']['arch_kwargs']['features_per_stage']}"
         )
 
     def _train(self) -> None:

@@ -34,7 +34,7 @@ class _Finder:
             spec = finder.find_spec(name, path, target)
             if spec is not None:
                 if spec.loader is not None:
-                    spec.loader = _Loader(spec.loader)
+                    spec.loader = _Loader(spec.loader)  # pyright: ignore[reportAttributeAccessIssue]
                 return spec
         return None
 

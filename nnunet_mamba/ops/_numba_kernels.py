@@ -236,7 +236,7 @@ def segment_ends(u, given, proj, dt_proj, dt_bias, A2, order, n_slices, chunk, w
 def segment_adjoints(
     grad_y, given, proj, dt_proj, dt_bias, A2, order, n_slices, chunk, width, n_segments, starts, steps
 ):
-    """Decayed adjoint before each segment when nothing follows it: starts (b s n e); sum of its steps: steps (b s e)"""
+    """Decayed adjoint before each segment if nothing follows it: starts (b s n e); sum of its steps: steps (b s e)"""
     batch, _, n_state, channels = starts.shape
     length = grad_y.shape[0] // max(1, batch)
     chunks = (length + chunk - 1) // chunk
@@ -276,7 +276,7 @@ def scan_backward(
     """Gradients of one scan; y[row] += scan + D u once more
 
     grad_y, u, y, grad_u, grad_dt (rows e); after (b s n e): decayed adjoint of what follows each segment;
-    grad_BC (blocks rows 2n): B | C, one part per block of channels; grad_A2 (b s n e), grad_D (b s e): one part per task.
+    grad_BC (blocks rows 2n): B | C, one part per channel block; grad_A2 (b s n e), grad_D (b s e): one part per task.
     grad_dt is that of the step before softplus where dt is computed here, of the given step otherwise.
     States are recomputed in two levels, from the chunk start to every `sub` steps and from there to every step, so that
     what a task works on stays in the cache.

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nnunet_mamba.ops.numerics import CHUNK, accumulation_dtype
+from nnunet_mamba.ops.numerics import CHUNK
 
 WIDTH = 48
 """Channels a task works on: enough for the vector units, few enough that its states stay in the first cache."""
@@ -43,6 +43,7 @@ def call(name: str, *args: Any) -> None:
     """
     global _parallel_process
     import numba
+    from numba.core import config
 
     with _lock:
         if _parallel_process is None:
@@ -50,7 +51,7 @@ def call(name: str, *args: Any) -> None:
         if os.getpid() != _parallel_process:
             _serial(name)(*args)
             return
-        threads = max(1, min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+        threads = max(1, min(torch.get_num_threads(), vars(config)["NUMBA_NUM_THREADS"]))
         if numba.get_num_threads() != threads:
             numba.set_num_threads(threads)
         kernel = _parallel(name)
@@ -112,7 +113,7 @@ def as_rows(x: Tensor, dtype: torch.dtype) -> tuple[np.ndarray, int]:
     batch, length, channels = x.shape
     stride = x.stride(1)
     if x.dtype == dtype and x.numel() and x.stride(2) == 1 and length > 1 and stride >= channels:
-        column = x.storage_offset() % stride
+        column = int(x.storage_offset()) % stride
         start = x.storage_offset() - column
         rows = batch * length
         fits = start + rows * stride <= x.untyped_storage().nbytes() // x.element_size()
@@ -202,17 +203,3 @@ class Scan:
 def scaled_A(A: Tensor, dtype: torch.dtype) -> np.ndarray:
     """A (e n) -> (n e), times log2(e): exp(dt A) = 2**(dt A2)"""
     return as_array((A.double() / np.log(2)).T, dtype)
-
-
-__all__ = [
-    "ORDER_NUMBER",
-    "TILE",
-    "Scan",
-    "accumulation_dtype",
-    "as_array",
-    "as_rows",
-    "call",
-    "n_segments",
-    "scaled_A",
-    "why_not",
-]

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from nnunet_mamba.ops import backends
 
-# relative to the largest reference value; rounding of the input format for half types, of sums of ~1e3 terms for float32
+# relative to the largest reference value: rounding of the format for half types, of sums of ~1e3 terms for float32
 VALUE_TOLERANCE = {torch.float64: 1e-12, torch.float32: 5e-6, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 GRADIENT_TOLERANCE = {torch.float64: 1e-11, torch.float32: 2e-5, torch.bfloat16: 4e-2, torch.float16: 8e-3}
 

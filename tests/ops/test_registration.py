@@ -96,7 +96,7 @@ def test_environment_variable_chooses_the_backend(monkeypatch: pytest.MonkeyPatc
 def test_named_backend_never_falls_back(monkeypatch: pytest.MonkeyPatch) -> None:
     module = backends.load("tri_scan", "blocked")
     monkeypatch.setattr(module, "why_not", lambda x: "the moon is full")
-    with pytest.raises(ValueError, match="'blocked' was asked for .* the moon is full"):
+    with pytest.raises(ValueError, match=r"'blocked' was asked for .* the moon is full"):
         backends.choose("tri_scan", "blocked", torch.zeros(1, 1, 1))
 
 

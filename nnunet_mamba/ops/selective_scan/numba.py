@@ -1,4 +1,4 @@
-"""The CPU default: compiled loops, parallel over batch, blocks of channels and, on many cores, pieces of the sequence."""
+"""The CPU default: compiled loops, parallel over batch, channel blocks and, on many cores, pieces of the sequence."""
 
 from __future__ import annotations
 

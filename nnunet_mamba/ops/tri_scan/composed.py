@@ -20,7 +20,7 @@ from nnunet_mamba.ops.tri_scan.orders import permute, restore
 
 @dataclass(frozen=True)
 class _Order:
-    """Weights of one orientation: conv (e w), conv_bias (e), x_proj (r+2n e), dt_proj (e r), dt_bias (e), A (e n), D (e)"""
+    """Weights of one order: conv (e w), conv_bias (e), x_proj (r+2n e), dt_proj (e r), dt_bias (e), A (e n), D (e)"""
 
     letter: str
     conv: Tensor
@@ -60,7 +60,7 @@ class Composed:
         weights = (conv_weight, conv_bias, x_proj_weight, dt_proj_weight, dt_bias, A, D)
         total, states = None, []
         for order in _split(orders, dtype, weights):
-            _, u, low, dt, B, C = self._scan_inputs(permute(x.to(dtype), order.letter, n_slices), order)
+            _, u, _, dt, B, C = self._scan_inputs(permute(x.to(dtype), order.letter, n_slices), order)
             y, order_states = self.recurrence.walk(u, dt, order.A, B, C)
             y = restore(y + order.D * u, order.letter, n_slices)
             total = y if total is None else total + y

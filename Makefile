@@ -1,0 +1,37 @@
+# Every target makes .venv and installs what it needs; set VENV to use an environment of your own.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.nnunet-mamba-installed
+
+.PHONY: demo test test-slow lint types check bench clean
+
+$(INSTALLED): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install -e ".[dev]"
+	touch $@
+
+demo: $(INSTALLED)  ## the whole job on 25 real cases: train, cross-validate, ensemble, predict
+	$(BIN)/nnunet-mamba demo
+
+test: $(INSTALLED)  ## all tests but the slow ones
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(INSTALLED)  ## nnU-Net's own commands end to end on real data, on the CPU
+	$(BIN)/python -m pytest -m slow
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(INSTALLED)
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+check: lint types test test-slow
+
+bench: $(INSTALLED)  ## what the hook costs at interpreter start
+	$(BIN)/python -m nnunet_mamba.discovery.benchmark
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
