@@ -1,0 +1,260 @@
+"""The exam every network takes: what nnU-Net's trainer, loss, planner and loaders rely on, on plans of every shape."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from torch import Tensor, nn
+
+from nnunet_mamba import registry
+from nnunet_mamba.architectures.segmamba import SegMamba
+from nnunet_mamba.blocks.mamba import Mamba, MambaLayer
+from tests.ops.cases import relative_error
+
+NETWORKS = [(record, mixer) for record in registry.NETWORKS for mixer in ("mamba", "none")]
+EXAM = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+MAX_VOXELS = 4096
+every_network = pytest.mark.parametrize(
+    ("record", "mixer"), NETWORKS, ids=lambda v: v.name if isinstance(v, registry.Network) else v
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What nnU-Net would plan: topology keywords as JSON gives them, and a patch."""
+
+    kwargs: dict[str, Any]
+    patch: tuple[int, ...]
+    channels: int
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> Plan:
+    dim = draw(st.sampled_from((2, 3)))
+    n_stages = draw(st.integers(2, 7))
+    single = draw(st.integers(0, dim - 1)) if draw(st.booleans()) else None  # an axis of one voxel
+    strides, kernels, total = [[1] * dim], [], [1] * dim
+    for _ in range(1, n_stages):
+        stride = [1 if axis == single else draw(st.sampled_from((1, 2))) for axis in range(dim)]
+        if all(s == 1 for s in stride):
+            stride[0 if single != 0 else 1] = 2
+        # keep the patch small: an axis that is long already stays as it is
+        stride = [1 if s == 2 and np.prod(total) * 2 > MAX_VOXELS // 4 else s for s in stride]
+        strides.append(stride)
+        total = [t * s for t, s in zip(total, stride, strict=True)]
+    for _ in range(n_stages):
+        kernels.append([1 if axis == single else draw(st.sampled_from((1, 3))) for axis in range(dim)])
+    patch = [1 if axis == single else total[axis] * draw(st.sampled_from((1, 2, 3))) for axis in range(dim)]
+    patch = list(patch) if np.prod(patch) <= MAX_VOXELS else [1 if a == single else total[a] for a in range(dim)]
+    kwargs = {
+        "n_stages": n_stages,
+        "features_per_stage": [min(8, 4 * 2**i) for i in range(n_stages)],
+        "conv_op": f"torch.nn.modules.conv.Conv{dim}d",
+        "kernel_sizes": kernels,
+        "strides": strides,
+    }
+    return Plan(json.loads(json.dumps(kwargs)), tuple(patch), draw(st.sampled_from((1, 4))))
+
+
+def build(record: registry.Network, mixer: str, plan: Plan, deep_supervision: bool = True) -> nn.Module:
+    kwargs = {**plan.kwargs, "mixer": mixer}
+    return get_network_from_plans(
+        record.architecture, kwargs, ["conv_op"], plan.channels, 3, allow_init=True, deep_supervision=deep_supervision
+    )
+
+
+@every_network
+@EXAM
+@given(plan=plans())
+def test_outputs_and_gradients(record: registry.Network, mixer: str, plan: Plan) -> None:
+    network = build(record, mixer, plan)
+    x = torch.randn(2, plan.channels, *plan.patch)
+    outputs = network(x)
+    strides = np.array(plan.kwargs["strides"])
+    scales = (1 / np.cumprod(np.vstack(strides), axis=0))[:-1]  # nnU-Net's _get_deep_supervision_scales
+    assert len(outputs) == plan.kwargs["n_stages"] - 1
+    for output, scale in zip(outputs, scales, strict=True):
+        assert list(output.shape) == [2, 3, *(np.array(plan.patch) * scale).round().astype(int)]
+    sum(output.square().mean() for output in outputs).backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, f"{name} is not used"
+        assert parameter.grad.isfinite().all(), name
+
+    network.decoder.deep_supervision = False
+    single = network(x)
+    assert isinstance(single, Tensor)
+    assert torch.equal(single, outputs[0])
+
+
+@every_network
+@EXAM
+@given(plan=plans())
+def test_checkpoints_do_not_depend_on_deep_supervision(record: registry.Network, mixer: str, plan: Plan) -> None:
+    with_heads, without = build(record, mixer, plan, True), build(record, mixer, plan, False)
+    without.load_state_dict(with_heads.state_dict(), strict=True)
+    with_heads.load_state_dict(without.state_dict(), strict=True)
+    x = torch.randn(1, plan.channels, *plan.patch)
+    assert torch.equal(with_heads(x)[0], without(x))
+    heads = [key for key in without.state_dict() if ".seg_layers." in key]
+    assert len(heads) == 2 * (plan.kwargs["n_stages"] - 1)
+    # whatever else depends on the number of classes would break nnU-Net's loader of pretrained weights
+    other_classes = get_network_from_plans(
+        record.architecture, {**plan.kwargs, "mixer": mixer}, ["conv_op"], plan.channels, 5, deep_supervision=True
+    )
+    other = other_classes.state_dict()
+    assert all(other[k].shape == v.shape for k, v in without.state_dict().items() if ".seg_layers." not in k)
+
+
+@pytest.mark.parametrize("record", registry.NETWORKS, ids=lambda r: r.name)
+def test_feature_map_size_scales_with_the_patch(record: registry.Network) -> None:
+    plan = Plan(
+        {"n_stages": 4, "features_per_stage": [4, 8, 8, 8], "conv_op": "torch.nn.modules.conv.Conv3d",
+         "kernel_sizes": 3, "strides": [1, 2, 2, 2]}, (16, 24, 16), 1,
+    )  # fmt: skip
+    network, twin = build(record, "mamba", plan), build(record, "none", plan)
+    size = network.compute_conv_feature_map_size((16, 24, 16))
+    assert network.compute_conv_feature_map_size((32, 24, 16)) == 2 * size
+    assert 0 < twin.compute_conv_feature_map_size((16, 24, 16)) < size
+
+
+def test_feature_map_size_counts_what_the_convolutions_put_out() -> None:
+    """Counted by hand for the smallest network: two stages of 4 features on 8x8."""
+    network = SegMamba(1, 2, 2, 4, nn.Conv2d, 3, [1, 2], mixer="none", deep_supervision=True)
+    full, half = 64, 16
+    stem_gsc_side = half * (4 + 4 * 4 + 8 + 4)
+    skips = full * 3 * 4 + half * 2 * 4  # full resolution widens 1 -> 4 and so has a third convolution
+    decoder = full * (4 + 3 * 4 + 2 * 4 + 2)  # transposed, residual block with shortcut, refining block, head
+    assert network.compute_conv_feature_map_size((8, 8)) == stem_gsc_side + skips + decoder
+
+
+def _small(dim: int = 3, **changes: Any) -> SegMamba:
+    keywords: dict[str, Any] = {
+        "n_stages": 3, "features_per_stage": [4, 8, 8], "conv_op": nn.Conv3d if dim == 3 else nn.Conv2d,
+        "kernel_sizes": 3, "strides": [1, 2, 2],
+    }  # fmt: skip
+    return SegMamba(1, 2, **{**keywords, **changes})
+
+
+def test_initialize_touches_convolutions_only() -> None:
+    network = _small()
+    before = {k: v.clone() for k, v in network.state_dict().items()}
+    network.apply(network.initialize)
+    after = network.state_dict()
+    changed = {k for k in before if not torch.equal(before[k], after[k])}
+    mamba = {k for k in before if ".mamba." in k or ".norm." in k}
+    assert mamba
+    assert not changed & mamba
+    assert {k for k in before if k.endswith("weight")} - mamba <= changed
+
+
+def test_mamba_starts_as_published() -> None:
+    block = Mamba(32, "fbs")
+    expected = torch.arange(1, 17).float().repeat(64, 1)
+    for suffix in ("", "_b", "_s"):
+        assert torch.allclose(torch.exp(getattr(block, f"A{suffix}_log")), expected)
+        steps = nn.functional.softplus(getattr(block, f"dt_proj{suffix}").bias)
+        assert steps.min() >= 1e-4 * 0.999
+        assert steps.max() <= 0.1 * 1.001
+        assert getattr(block, f"D{suffix}").eq(1).all()
+
+
+@pytest.mark.parametrize("spatial", [(4, 6, 8), (2, 3, 5), (3, 7)], ids=str)
+def test_interslice_scan_follows_the_first_axis(spatial: tuple[int, ...]) -> None:
+    """The layer with only the inter-slice order equals a forward-order layer on the volume with its axes rolled."""
+    sliced, plain = MambaLayer(4, "s").double(), MambaLayer(4, "f").double()
+    plain.load_state_dict({k.replace("_s_log", "_log").replace("conv1d_s", "conv1d").replace("x_proj_s", "x_proj")
+                           .replace("dt_proj_s", "dt_proj").replace(".D_s", ".D"): v
+                           for k, v in sliced.state_dict().items()})  # fmt: skip
+    volume = torch.randn(2, 4, *spatial).double()
+    rolled = plain(volume.movedim(2, -1)).movedim(-1, 2)
+    assert relative_error(sliced(volume), rolled) < 1e-12
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_float64_and_compilation(dim: int) -> None:
+    network = _small(dim, deep_supervision=True).double()
+    x = torch.randn(1, 1, *(8,) * dim).double()
+    expected = network(x)
+    assert expected[0].dtype == torch.float64
+    torch._dynamo.reset()
+    compiled = torch.compile(network, fullgraph=True, backend="aot_eager")  # fullgraph: a graph break is an error
+    outputs = compiled(x)
+    for output, wanted in zip(outputs, expected, strict=True):
+        assert relative_error(output, wanted) < 1e-12
+    sum(o.sum() for o in outputs).backward()
+    assert all(p.grad is not None for p in network.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_autocast_is_finite_and_close(dtype: torch.dtype) -> None:
+    network = _small()
+    x = torch.randn(2, 1, 16, 16, 16)
+    expected = network(x)
+    with torch.autocast("cpu", dtype=dtype):
+        output = network(x)
+        output.float().square().mean().backward()
+    assert all(p.grad.isfinite().all() for p in network.parameters() if p.grad is not None)
+    # about 20 layers, each rounding to 8 (11) bits
+    assert relative_error(output.float(), expected) < (0.1 if dtype == torch.bfloat16 else 0.02)
+
+
+def test_large_activations_survive_fp16() -> None:
+    """The gated sum of a Mamba layer may exceed 65504, the largest float16, long before anything is wrong."""
+    layer = MambaLayer(8)
+    with torch.no_grad():
+        layer.mamba.in_proj.weight *= 300
+    x = torch.randn(1, 8, 4, 4, 4)
+    with torch.autocast("cpu", dtype=torch.float16):
+        y = layer(x.half())
+    assert layer.mamba(layer.norm(x.flatten(2).transpose(1, 2)), 4).abs().max() > 65504
+    assert y.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"strides": [2, 2, 2]}, r"strides\[0\]=\(2, 2, 2\); expected all 1"),
+        ({"strides": [1, 2]}, "strides=.* expected 3 entries"),
+        ({"kernel_sizes": [3, 3, 2]}, "kernel_sizes=.* expected odd"),
+        ({"features_per_stage": [4, 8]}, "features_per_stage=.* expected 3 positive"),
+        ({"n_stages": 1}, "n_stages=1; expected at least 2"),
+        ({"conv_op": nn.Conv1d}, "conv_op is .*expected torch.nn.Conv2d or torch.nn.Conv3d"),
+        ({"mixer": "attention"}, "mixer='attention'; expected one of mamba, none"),
+        ({"depths": [1, 1, 1]}, r"depths=\[1, 1, 1\]; expected 2 numbers"),
+    ],
+)
+def test_wrong_keywords_are_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        _small(**changes)
+
+
+def test_wrong_patch_names_sizes_that_work() -> None:
+    network = _small()
+    with pytest.raises(ValueError, match=r"Use \(8, 12, 8\) or \(12, 12, 12\)"):
+        network(torch.randn(1, 1, 10, 12, 9))
+    for size in ((8, 12, 8), (12, 12, 12)):
+        assert network(torch.randn(1, 1, *size)).shape[2:] == size
+    with pytest.raises(ValueError, match="has 2 axes; this network is 3d"):
+        network.topology.check_patch((8, 8))
+
+
+def test_hippocampus_patch_runs() -> None:
+    """nnU-Net plans 40x56x40 with 4 stages there; the released network refuses it."""
+    network = SegMamba(1, 3, 4, [4, 8, 8, 8], nn.Conv3d, 3, [1, 2, 2, 2])
+    assert network(torch.randn(1, 1, 40, 56, 40)).shape == (1, 3, 40, 56, 40)
+
+
+def test_depths_per_stage() -> None:
+    network = _small(depths=[1, 3])
+    assert [len(stage.layers) for stage in network.encoder.stages] == [1, 3]
+    names = itertools.chain.from_iterable(k.split(".") for k in _small(mixer="none").state_dict())
+    assert "mamba" not in set(names)
