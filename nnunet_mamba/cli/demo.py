@@ -93,7 +93,8 @@ class Demo:
     def commands(self) -> StockCommands:
         environment = {name: str(self.out / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
         if self.device == "cpu":
-            environment.update(nnUNet_n_proc_DA="1", nnUNet_def_n_proc=PROCESSES, nnUNet_compile="f")
+            # every further process of nnU-Net costs seconds to start; on few cores they only get in each other's way
+            environment.update(nnUNet_n_proc_DA="1", nnUNet_def_n_proc="1", nnUNet_compile="f")
         return StockCommands(self.out, environment)
 
     @property

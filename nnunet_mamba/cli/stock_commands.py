@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SHOWN_LINES_OF_FAILURE = 15
-GIST = re.compile(r"Epoch \d+|Pseudo dice|Mean Validation Dice|EMA pseudo Dice|done with|\bpredicting\b", re.IGNORECASE)
+GIST = re.compile(r"Epoch \d+|Pseudo dice|Mean Validation Dice|\bpredicting\b", re.IGNORECASE)
 TIMESTAMP = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+: ")
 
 
@@ -74,13 +74,19 @@ class StockCommands:
                     file.write(line)
                     file.flush()
                     if GIST.search(line):
-                        print("      " + TIMESTAMP.sub("", line.strip())[:110], flush=True)
+                        print("      " + _short(line), flush=True)
             return process.wait()
         except BaseException:
             # the whole session: nnU-Net's data workers would outlive their parent otherwise
             os.killpg(process.pid, signal.SIGTERM)
             process.wait()
             raise
+
+
+def _short(line: str) -> str:
+    """A line of nnU-Net's log without its time stamp and without numpy's way of printing numbers."""
+    plain = re.sub(r"np\.float\d+\(([^)]*)\)", r"\1", TIMESTAMP.sub("", line.strip()))
+    return plain[:110]
 
 
 def find_command(name: str) -> str:

@@ -1,7 +1,7 @@
 """Training lengths as name suffixes: `nnUNetTrainerSegMamba_5epochs`, `nnUNetTrainerSegMamba_5epochs_20its`.
 
 Classes are made when asked for, as attributes of this module, so that they pickle by reference and a checkpoint's
-trainer name finds them again. `_20its` sets the training iterations per epoch (nnU-Net: 250), validation gets a fifth.
+trainer name finds them again. `_20its` sets the training iterations per epoch (nnU-Net: 250), validation gets a tenth.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunet_mamba import registry
 from nnunet_mamba.trainers import networks
 
-VALIDATION_SHARE = 5
+VALIDATION_SHARE = 10
 CHECKPOINTS_PER_TRAINING = 20
 
 

@@ -1,4 +1,4 @@
-"""The released form: which sizes it takes, and that the plan-sized form computes the same where the plan is the same."""
+"""The released form: which sizes it takes, and that the plan-sized form computes the same on the same plan."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_sizes_the_release_takes(size: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("size", REFUSED, ids=str)
 def test_sizes_the_fixed_slices_refuse_run_with_auto(size: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match='not divisible by nslices=.*use nslices="auto"'):
+    with pytest.raises(ValueError, match=r'not divisible by nslices=.*use nslices="auto"'):
         ReleasedSegMamba(1, 1, **TINY).check_size(size)
     ReleasedSegMamba(1, 1, nslices="auto", **TINY).check_size(size)
 

@@ -1,0 +1,96 @@
+"""What the wrapped look-up answers, in process, with a stand-in for nnU-Net's function."""
+
+from __future__ import annotations
+
+import types
+from pathlib import Path
+
+import pytest
+
+from nnunet_mamba.discovery import benchmark, resolve
+
+
+def _module(**attributes) -> types.ModuleType:
+    module = types.ModuleType("stand_in")
+    for name, value in attributes.items():
+        setattr(module, name, value)
+    return module
+
+
+def _lookup():
+    """A wrapped look-up that answers everything else with what it was called with."""
+
+    def recursive_find_python_class(folder, class_name, current_module, base_folder=None, verbose=False):
+        return (folder, class_name, current_module, base_folder, verbose)
+
+    module = _module(recursive_find_python_class=recursive_find_python_class)
+    resolve.wrap_lookup(module)
+    return module.recursive_find_python_class
+
+
+@pytest.fixture
+def trainers(tmp_path: Path) -> str:
+    folder = tmp_path / "nnUNetTrainer"
+    (folder / "variants").mkdir(parents=True)
+    return str(folder)
+
+
+def test_our_names_resolve_and_others_pass_unchanged(trainers: str) -> None:
+    find = _lookup()
+    assert find(trainers, "nnUNetTrainerSegMamba", "x").__name__ == "nnUNetTrainerSegMamba"
+    assert find("f", "DefaultPreprocessor", "m", "b", verbose=True) == ("f", "DefaultPreprocessor", "m", "b", True)
+    assert find(trainers, "nnUNetTrainerAdam", "m") == (trainers, "nnUNetTrainerAdam", "m", None, False)
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("nnUNetTrainerSegmamba", "nnUNetTrainerSegMamba"),
+        ("nnUNetTrainerSegmamba_5epochs", "nnUNetTrainerSegMamba_5epochs"),
+        ("nnUNetTrainerSegMamab_2epochs_3its", "nnUNetTrainerSegMamba_2epochs_3its"),
+        ("nnunettrainersegmambanomamba", "nnUNetTrainerSegMambaNoMamba"),
+        ("SegMamba", "nnUNetTrainerSegMamba"),
+    ],
+)
+def test_misspelt_trainers(trainers: str, given: str, meant: str) -> None:
+    with pytest.raises(ValueError, match=rf"'{given}' is not known .* Did you mean {meant}\?"):
+        _lookup()(trainers, given, "m")
+
+
+def test_misspelt_planner() -> None:
+    with pytest.raises(ValueError, match=r"Did you mean nnUNetPlannerSegMamba\?"):
+        _lookup()("/somewhere/experiment_planning", "nnUNetPlannerSegmamba", "m")
+
+
+def test_a_similar_name_that_somebody_defines_passes(
+    trainers: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (Path(trainers) / "variants" / "mine.py").write_text("class nnUNetTrainerSegMambaX(object):\n    pass\n")
+    assert _lookup()(trainers, "nnUNetTrainerSegMambaX", "m")[1] == "nnUNetTrainerSegMambaX"
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "t.py").write_text("nnUNetTrainerSegMambaY = object\n")
+    monkeypatch.setenv("nnUNet_extTrainer", str(tmp_path / "theirs"))
+    assert _lookup()(trainers, "nnUNetTrainerSegMambaY", "m")[1] == "nnUNetTrainerSegMambaY"
+
+
+def test_wrapping_twice_changes_nothing() -> None:
+    module = _module(recursive_find_python_class=_lookup())
+    before = module.recursive_find_python_class
+    resolve.wrap_lookup(module)
+    assert module.recursive_find_python_class is before
+
+
+@pytest.mark.parametrize("attributes", [{}, {"recursive_find_python_class": lambda name: None}])
+def test_a_changed_nnunet_is_reported_with_the_second_way(attributes: dict) -> None:
+    with pytest.warns(UserWarning, match="nnUNet_extTrainer="):
+        resolve.wrap_lookup(_module(**attributes))
+
+
+def test_second_way_is_a_folder_with_one_file() -> None:
+    assert [p.name for p in resolve.SECOND_WAY.glob("*.py")] == ["nnunet_mamba_trainers.py"]
+
+
+def test_benchmark_measures(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(benchmark, "RUNS", 2)
+    benchmark.main()
+    assert "the hook costs" in capsys.readouterr().out
