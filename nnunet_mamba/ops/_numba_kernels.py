@@ -475,6 +475,30 @@ def convolve_backward(grad, x, x0, weight, order, n_slices, batch, tile, grad_x,
         grad_bias[k] = g_b
 
 
+def products(a, b, tile, parts):
+    """parts (tiles i j) = a^T b over each tile of rows; a (rows i), b (rows j)
+
+    BLAS would be faster but adds rows up in an order that depends on its threads.
+    """
+    rows, left = a.shape
+    right = b.shape[1]
+    for k in numba.prange(parts.shape[0]):
+        acc = np.zeros((left, right), a.dtype)
+        start = k * tile
+        stop = min(rows, start + tile)
+        for row in range(start, stop - 3, 4):
+            for i in range(left):
+                a0, a1, a2, a3 = a[row, i], a[row + 1, i], a[row + 2, i], a[row + 3, i]
+                for j in range(right):
+                    acc[i, j] += (a0 * b[row, j] + a1 * b[row + 1, j]) + (a2 * b[row + 2, j] + a3 * b[row + 3, j])
+        for row in range(start + (stop - start) // 4 * 4, stop):
+            for i in range(left):
+                a0 = a[row, i]
+                for j in range(right):
+                    acc[i, j] += a0 * b[row, j]
+        parts[k] = acc
+
+
 def gate(y, z, z0, tile):
     """y[row] *= silu(z[row]); z (rows ...) from column z0"""
     rows, channels = y.shape

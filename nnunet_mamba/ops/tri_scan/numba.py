@@ -19,6 +19,7 @@ from nnunet_mamba.ops._numba_runtime import (
     as_rows,
     call,
     n_segments,
+    product,
     scaled_A,
     why_not,
 )
@@ -141,7 +142,7 @@ def _order_backward(
     grad_u, grad_dt, grad_BC, grad_A, grad_D = (torch.from_numpy(g) for g in grads)
     u, low = torch.from_numpy(scan.u), torch.from_numpy(scan.proj)[:, : order.rank]
     grad_proj = torch.cat((grad_dt @ torch.from_numpy(order.dt_proj).T, grad_BC), 1)
-    grad_dt_proj, grad_dt_bias = grad_dt.T @ low, grad_dt.sum(0)
+    grad_dt_proj, grad_dt_bias = product(low, grad_dt).T, torch.from_numpy(grad_dt.numpy().sum(0))
     grad_u.addmm_(grad_proj, order.x_proj)
     grad_conv, walk = grad_u.numpy(), (order.number, order.n_slices, scan.batch)
     call("convolve_backward_activation", x, x0, order.taps, order.conv_bias, *walk, TILE, grad_conv)
@@ -149,7 +150,7 @@ def _order_backward(
     return (
         torch.from_numpy(grad_taps.T.copy()),
         torch.from_numpy(grad_conv_bias),
-        grad_proj.T @ u,
+        product(grad_proj, u),
         grad_dt_proj,
         grad_dt_bias,
         grad_A.T,

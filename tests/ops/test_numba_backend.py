@@ -1,0 +1,192 @@
+"""What only the compiled CPU backend has: threads, forks, a compile cache, sequences walked in pieces."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+
+from nnunet_mamba.ops import _numba_runtime as runtime
+from nnunet_mamba.ops import backends, selective_scan, tri_scan
+from tests.ops.cases import as_leaves, gradients, relative_error, scan_inputs, tri_inputs
+
+SMALL_CALL = """
+import torch
+from nnunet_mamba.ops import causal_conv1d
+x, w = torch.arange(12.0).view(1, 2, 6), torch.ones(2, 3)
+def call():
+    return causal_conv1d(x, w, backend="numba")
+expected = causal_conv1d(x, w, backend="reference")
+"""
+
+
+def _python(code: str, **variables: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", SMALL_CALL + textwrap.dedent(code)],
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def _tri_results(batch: int = 1) -> list[torch.Tensor]:
+    torch.manual_seed(3)
+    inputs = as_leaves(tri_inputs(batch, 1030, 112, 4, 2, 4, orders=3, dtype=torch.float32))
+    y = tri_scan(**inputs, n_slices=10, backend="numba")
+    return [y, *gradients(y, inputs).values()]
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core")
+def test_results_do_not_depend_on_the_number_of_threads(threads) -> None:
+    threads(1)
+    one = _tri_results()
+    threads(2)
+    two = _tri_results()
+    assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+
+
+def test_torch_chooses_the_number_of_threads(threads) -> None:
+    import numba
+
+    for wanted in {1, min(2, os.cpu_count() or 1)}:
+        threads(wanted)
+        _tri_results()
+        assert numba.get_num_threads() == wanted
+
+
+@pytest.mark.parametrize("segments", [2, 3])
+def test_a_sequence_walked_in_pieces_gives_the_same(segments: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Machines with many cores cut long sequences of few channels; this one does it on request."""
+    inputs = as_leaves(scan_inputs(2, 5, 3, 1500))
+    tri = as_leaves(tri_inputs(1, 1500, 4, 3, 1, 4, orders=3))
+    expected = selective_scan(**inputs, delta_softplus=True, backend="reference")
+    expected_tri = tri_scan(**tri, n_slices=15, backend="reference")
+    for op in ("selective_scan", "tri_scan"):
+        monkeypatch.setattr(backends.load(op, "numba"), "n_segments", lambda *sizes: segments)
+    y = selective_scan(**inputs, delta_softplus=True, backend="numba")
+    assert relative_error(y, expected) < 1e-12
+    wanted = gradients(expected, inputs)
+    for name, grad in gradients(y, inputs).items():
+        assert relative_error(grad, wanted[name]) < 1e-11, name
+    y = tri_scan(**tri, n_slices=15, backend="numba")
+    assert relative_error(y, expected_tri) < 1e-12
+    wanted = gradients(expected_tri, tri)
+    for name, grad in gradients(y, tri).items():
+        assert relative_error(grad, wanted[name]) < 1e-11, name
+
+
+@pytest.mark.parametrize(
+    ("batch", "channels", "length", "cores", "expected"),
+    [
+        (1, 96, 262_144, 2, 1),
+        (1, 96, 262_144, 16, 8),
+        (2, 96, 262_144, 16, 4),
+        (1, 768, 512, 64, 1),
+        (1, 32, 100, 64, 1),
+    ],
+)
+def test_pieces_follow_the_machine_not_the_threads(
+    batch: int, channels: int, length: int, cores: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    assert runtime.n_segments(batch, channels, length) == expected
+
+
+@pytest.mark.parametrize("channels", [1, 5, 16, 17, 32, 96, 100, 384, 768])
+def test_channel_blocks_cover_all_channels(channels: int) -> None:
+    width = runtime.block_width(channels)
+    assert 1 <= width <= channels
+    assert width <= 64
+
+
+def test_half_of_a_projection_is_used_in_place() -> None:
+    xz = torch.randn(2, 6, 10)
+    for start in (0, 5):
+        half = xz[..., start : start + 5]
+        rows, column = runtime.as_rows(half, torch.float32)
+        assert rows.base is not None or rows.__array_interface__["data"][0] == xz.data_ptr()
+        assert torch.equal(torch.from_numpy(rows[:, column : column + 5].copy()).view(2, 6, 5), half)
+    transposed = torch.randn(2, 5, 6).transpose(1, 2)
+    rows, column = runtime.as_rows(transposed, torch.float32)
+    assert torch.equal(torch.from_numpy(rows[:, column : column + 5].copy()).view(2, 6, 5), transposed)
+
+
+def test_forked_and_spawned_workers_can_call_too() -> None:
+    """nnU-Net forks its data workers and spawns its export workers from processes that have run the network."""
+    output = _python(
+        """
+        import multiprocessing, os, sys
+        assert torch.equal(call(), expected)
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if torch.equal(call(), expected) else 1)
+        assert os.waitpid(child, 0)[1] == 0
+        with multiprocessing.get_context("fork").Pool(2) as pool:
+            assert all(torch.equal(y, expected) for y in pool.starmap(call, [()] * 4))
+        assert torch.equal(call(), expected), "the parent goes on"
+        print("fine")
+        """
+    )
+    assert "fine" in output
+
+
+def test_threads_of_one_process_may_call_at_once() -> None:
+    output = _python(
+        """
+        from concurrent.futures import ThreadPoolExecutor
+        with ThreadPoolExecutor(4) as pool:
+            assert all(torch.equal(y, expected) for y in pool.map(lambda _: call(), range(40)))
+        print("fine")
+        """
+    )
+    assert "fine" in output
+
+
+def test_second_process_finds_the_compiled_code(tmp_path: Path) -> None:
+    cache = {"NUMBA_CACHE_DIR": str(tmp_path)}
+    report = """
+        from nnunet_mamba.ops import _numba_runtime as runtime
+        assert torch.equal(call(), expected)
+        print(sum(runtime._parallel("convolve").stats.cache_hits.values()))
+    """
+    assert _python(report, **cache).strip() == "0"
+    assert list(tmp_path.rglob("*.nbc"))
+    assert _python(report, **cache).strip() == "1"
+
+
+@pytest.mark.parametrize("kind", ["not a folder", "missing", "full"])
+def test_an_unusable_cache_does_no_harm(kind: str, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    if kind == "not a folder":
+        cache.write_text("")
+    prepare = """
+        import numba.core.caching as caching
+        def full(self, *args):
+            raise OSError(28, "No space left on device")
+        caching.IndexDataCacheFile.save = full
+    """
+    code = (textwrap.dedent(prepare) if kind == "full" else "") + "assert torch.equal(call(), expected)\nprint('fine')"
+    assert "fine" in _python(code, NUMBA_CACHE_DIR=str(cache))
+
+
+def test_why_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert runtime.why_not(torch.zeros(1)) is None
+    assert runtime.why_not(torch.zeros(1, device="meta")) == "needs a CPU tensor, got meta"
+    monkeypatch.setattr(runtime, "find_spec", lambda name: None)
+    assert runtime.why_not(torch.zeros(1)) == "numba is not installed: pip install numba"

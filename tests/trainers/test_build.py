@@ -1,0 +1,151 @@
+"""Trainers build the network their name promises from any plan they can follow, and refuse the rest at once."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from torch import nn
+
+from nnunet_mamba import registry
+from nnunet_mamba.architectures.plan_keywords import architecture_for
+from nnunet_mamba.architectures.segmamba import SegMamba
+from nnunet_mamba.trainers import lengths
+from nnunet_mamba.trainers.networks import nnUNetTrainerSegMamba, nnUNetTrainerSegMambaNoMamba
+from tests.stock_plans import DATASET_JSON, stock_plans
+
+SEGMAMBA = registry.network("SegMamba")
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """nnU-Net's three folders, which it reads from the environment when it needs them."""
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    monkeypatch.setenv("nnUNet_wandb_enabled", "0")
+    return tmp_path
+
+
+def _our_plans(mixer: str = "mamba") -> dict[str, Any]:
+    plans = stock_plans()
+    for chosen in plans["configurations"].values():
+        chosen["architecture"] = architecture_for(SEGMAMBA, chosen["architecture"], mixer)
+    return plans
+
+
+def _build(trainer: type[nnUNetTrainer], plans: dict[str, Any], name: str = "3d_fullres") -> nn.Module:
+    manager = PlansManager(plans)
+    return trainer.build_network_architecture(manager, manager.get_configuration(name), 1, 3, True)
+
+
+def _has_mamba(network: nn.Module) -> bool:
+    return any("A_log" in key for key in network.state_dict())
+
+
+@pytest.mark.parametrize("name", ["2d", "3d_fullres"])
+def test_our_trainer_on_a_stock_plan_takes_its_topology(name: str) -> None:
+    network = _build(nnUNetTrainerSegMamba, stock_plans(), name)
+    assert isinstance(network, SegMamba)
+    assert network.topology.features == (4, 8, 8)
+    assert network.topology.space.dim == (2 if name == "2d" else 3)
+    assert len(network(torch.randn(1, 1, *(16,) * network.topology.space.dim))) == 2
+    assert _has_mamba(network)
+    assert not _has_mamba(_build(nnUNetTrainerSegMambaNoMamba, stock_plans(), name))
+
+
+def test_twin_and_stock_trainer_follow_our_plan() -> None:
+    assert _has_mamba(_build(nnUNetTrainer, _our_plans()))
+    assert not _has_mamba(_build(nnUNetTrainer, _our_plans("none")))
+    assert not _has_mamba(_build(nnUNetTrainerSegMambaNoMamba, _our_plans()))
+
+
+def test_our_keywords_survive_in_our_plan() -> None:
+    plans = _our_plans()
+    plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]["depths"] = [1, 3]
+    network = _build(nnUNetTrainerSegMamba, plans)
+    assert [len(stage.layers) for stage in network.encoder.stages] == [1, 3]
+
+
+def test_plan_of_the_twin_is_refused_by_the_mamba_trainer() -> None:
+    with pytest.raises(ValueError, match=r"made for the no-Mamba twin.*-tr nnUNetTrainerSegMambaNoMamba"):
+        _build(nnUNetTrainerSegMamba, _our_plans("none"))
+
+
+def test_plan_of_another_of_our_networks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = registry.Network("Other", "", "", "", "nnunet_mamba.architectures.other.Other", "")
+    monkeypatch.setattr(registry, "NETWORKS", (*registry.NETWORKS, other))
+    plans = stock_plans()
+    plans["configurations"]["3d_fullres"]["architecture"]["network_class_name"] = other.architecture
+    with pytest.raises(ValueError, match=r"made for Other, not for SegMamba.*-pl nnUNetPlannerSegMamba"):
+        _build(nnUNetTrainerSegMamba, plans)
+
+
+def test_plan_without_a_topology_is_refused() -> None:
+    plans = stock_plans()
+    del plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]["strides"]
+    with pytest.raises(ValueError, match="has no strides among its arch_kwargs"):
+        _build(nnUNetTrainerSegMamba, plans)
+
+
+def _changed(path: list[str], value: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    plans, dataset = stock_plans(), copy.deepcopy(DATASET_JSON)
+    target: Any = {"plans": plans, "dataset": dataset}
+    for key in path[:-1]:
+        target = target[key]
+    target[path[-1]] = value
+    return plans, dataset
+
+
+IN_3D = ["plans", "configurations", "3d_fullres"]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ([*IN_3D, "patch_size"], [16, 18, 16], r"patch \(16, 18, 16\) does not fit.*Use \(16, 16, 16\) or"),
+        ([*IN_3D, "patch_size"], [16, 16], "patch_size .* and spacing .* must have the same"),
+        ([*IN_3D, "spacing"], [1.0, 0.0, 1.0], "spacing .* expected numbers > 0"),
+        ([*IN_3D, "batch_size"], 0, "batch_size 0"),
+        (["dataset", "labels"], {"background": 0, "a": 1, "b": 3}, r"not consecutive: \[2\] missing"),
+        (["dataset", "labels"], {"background": 0, "a": [1, 2], "b": 2}, "needs regions_class_order with 2 entries"),
+    ],
+)  # fmt: skip
+def test_what_cannot_work_leaves_nothing_behind(folders: Path, path: list[str], value: Any, message: str) -> None:
+    plans, dataset = _changed(path, value)
+    with pytest.raises(ValueError, match=message):
+        nnUNetTrainerSegMamba({**plans, "continue_training": False}, "3d_fullres", 0, dataset, CPU)
+    assert not list(folders.iterdir())
+
+
+def test_unknown_configuration_names_the_known_ones(folders: Path) -> None:
+    with pytest.raises(ValueError, match="'3d' is not in plans nnUNetPlans; it has: 2d, 3d_fullres"):
+        nnUNetTrainerSegMamba({**stock_plans(), "continue_training": False}, "3d", 0, DATASET_JSON, CPU)
+    assert not list(folders.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "epochs", "iterations", "save_every"),
+    [
+        ("nnUNetTrainerSegMamba_5epochs", 5, 250, 1),
+        ("nnUNetTrainerSegMamba_100epochs", 100, 250, 5),
+        ("nnUNetTrainerSegMamba_2000epochs", 2000, 250, 50),
+        ("nnUNetTrainer_4epochs_20its", 4, 20, 1),
+    ],
+)
+def test_length_suffixes_set_the_length(
+    folders: Path, name: str, epochs: int, iterations: int, save_every: int
+) -> None:
+    trainer = getattr(lengths, name)({**stock_plans(), "continue_training": False}, "3d_fullres", 0, DATASET_JSON, CPU)
+    assert (trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.save_every) == (
+        epochs,
+        iterations,
+        save_every,
+    )
+    assert trainer.num_val_iterations_per_epoch == (50 if iterations == 250 else iterations // 10)
+    assert f"{name}__nnUNetPlans__3d_fullres" in trainer.output_folder
