@@ -26,7 +26,8 @@ import nnunet_mamba
 SOURCE = Path(nnunet_mamba.__file__).parent / "data" / "hippocampus" / "Task04_Hippocampus"
 CASES = 6
 FEATURES = [4, 8, 8, 16]
-PATCH = [16, 24, 16]
+# the planned patch holds a whole case: smaller ones would mean hundreds of windows per prediction
+PATCH = [40, 56, 40]
 COMMAND_LIMIT_S = 300
 
 
@@ -60,7 +61,7 @@ class Workspace:
             "nnUNet_raw": str(self.root / "raw"),
             "nnUNet_preprocessed": str(self.root / "preprocessed"),
             "nnUNet_results": str(self.root / "results"),
-            "nnUNet_n_proc_DA": "0",
+            "nnUNet_n_proc_DA": "1",  # nnU-Net's own planner does not take 0
             "nnUNet_def_n_proc": "1",
             "nnUNet_compile": "f",
         }

@@ -155,13 +155,13 @@ def test_cascade(hippocampus: Workspace, tmp_path: Path) -> None:
 def test_what_cannot_work_fails_before_anything_is_written(hippocampus: Workspace) -> None:
     plans = hippocampus.read_plans(OURS)
     broken = json.loads(json.dumps(plans))
-    broken["configurations"]["3d_fullres"]["patch_size"] = [20, 24, 16]
+    broken["configurations"]["3d_fullres"]["patch_size"] = [20, 56, 40]
     broken["plans_name"] = "brokenPlans"
     hippocampus.write_plans("brokenPlans", broken)
     before = sorted(hippocampus.results.rglob("*")) if hippocampus.results.exists() else []
     output = hippocampus.train("3d_fullres", 0, SEGMAMBA, "-p", "brokenPlans", succeeds=False)
-    assert "patch (20, 24, 16) does not fit" in output
-    assert "(16, 24, 16) or (24, 24, 16)" in output
+    assert "patch (20, 56, 40) does not fit" in output
+    assert "(16, 56, 40) or (24, 56, 40)" in output
     output = hippocampus.train("3d_full", 0, SEGMAMBA, "-p", OURS, succeeds=False)
     assert "configuration '3d_full' is not in plans" in output
     after = sorted(hippocampus.results.rglob("*")) if hippocampus.results.exists() else []
