@@ -203,6 +203,7 @@ class Demo:
         from nnunet_mamba.evaluation.overlay import draw_overlay
 
         reference = self.source / "labelsTs_reference"
+        scores = self._evaluate(reference) if reference.is_dir() else {}
         information = json.loads((self.results / "inference_information.json").read_text(encoding="utf-8"))
         rows = [(_readable(name), score) for name, score in information["all_results"].items()]
         print("\nMean foreground Dice\n  cross-validation, 5 folds")
@@ -212,12 +213,11 @@ class Demo:
         chosen = " + ".join(m["trainer"] for m in best["selected_model_or_models"])
         print(f"    {'chosen, after postprocessing: ' + chosen:<60} {best['result_on_crossval_post_pp']:.3f}")
         images, labels, predictions = self.raw / "imagesTs", reference, self.final
-        if reference.is_dir():
-            labels_by_case = self._evaluate(reference)
-            print(f"  {len(labels_by_case)} unseen cases, chosen and postprocessed")
-            for case, score in sorted(labels_by_case.items()):
+        if scores:
+            print(f"  {len(scores)} unseen cases, chosen and postprocessed")
+            for case, score in sorted(scores.items()):
                 print(f"    {case:<60} {score:.3f}")
-            ordered = sorted(labels_by_case, key=labels_by_case.__getitem__)
+            ordered = sorted(scores, key=scores.__getitem__)
             shown = ordered[len(ordered) // 2]
         else:
             print(f"  unseen cases: not scored, no labels in {reference}")

@@ -51,7 +51,8 @@ def call(name: str, *args: Any) -> None:
         if os.getpid() != _parallel_process:
             _serial(name)(*args)
             return
-        threads = max(1, min(torch.get_num_threads(), vars(config)["NUMBA_NUM_THREADS"]))
+        asked = torch.get_num_threads()
+        threads = max(1, min(asked, vars(config)["NUMBA_NUM_THREADS"]))
         if numba.get_num_threads() != threads:
             numba.set_num_threads(threads)
         kernel = _parallel(name)
@@ -59,6 +60,8 @@ def call(name: str, *args: Any) -> None:
             kernel(*args)
         except OSError:  # the compile cache cannot be written: a full disk, a folder that went away
             _without_cache(name)(*args)
+        if torch.get_num_threads() != asked:  # numba's OpenMP layer sets it for the whole process when it starts
+            torch.set_num_threads(asked)
 
 
 def _compile(name: str, **options: Any) -> Callable[..., None]:

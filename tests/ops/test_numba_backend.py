@@ -158,6 +158,20 @@ def test_threads_of_one_process_may_call_at_once() -> None:
     assert "fine" in output
 
 
+def test_torch_keeps_its_number_of_threads() -> None:
+    """Numba's OpenMP layer would set it to its own for the whole process when its threads start."""
+    output = _python(
+        """
+        for wanted in (1, 2):
+            torch.set_num_threads(wanted)
+            assert torch.equal(call(), expected)
+            assert torch.get_num_threads() == wanted
+        print("fine")
+        """
+    )
+    assert "fine" in output
+
+
 def test_second_process_finds_the_compiled_code(tmp_path: Path) -> None:
     cache = {"NUMBA_CACHE_DIR": str(tmp_path)}
     report = """
