@@ -126,10 +126,12 @@ class Demo:
             "Check the data and take its fingerprint",
         )
         self.commands.run("plan", ["nnUNetv2_plan_experiment", "-d", self.number], "Plan")
-        self.commands.run(
-            "preprocess", ["nnUNetv2_preprocess", "-d", self.number, "-c", "3d_fullres", *np], "Preprocess"
-        )
         self._add_configuration()
+        self.commands.run(
+            "preprocess",
+            ["nnUNetv2_preprocess", "-d", self.number, "-c", self.size["configuration"], *np],
+            "Preprocess",
+        )
 
     def _add_configuration(self) -> None:
         from nnunet_mamba.planning.recipes import shrunk_configuration
@@ -144,7 +146,8 @@ class Demo:
         path.write_text(json.dumps(plans, indent=4), encoding="utf-8")
         print(
             f"Configuration {self.size['configuration']} from recipe {self.recipe['name']}: "
-            f"patch {added['patch_size']}, batch {added['batch_size']}, "
+            f"voxels of {added.get('spacing', parent['spacing'])} mm, patch {added['patch_size']}, "
+            f"batch {added['batch_size']}, "
             f"widths {added['architecture']['arch_kwargs']['features_per_stage']}"
         )
 

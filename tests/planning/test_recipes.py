@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnunet_mamba.planning.recipes import load_recipe, recipe_folder, shrink_patch, shrunk_configuration
+from nnunet_mamba.planning.recipes import load_recipe, recipe_folder, shrink_patch, shrunk_configuration, total_stride
 from tests.stock_plans import configuration
 
 
@@ -33,8 +33,8 @@ def test_unknown_recipe_names_the_known_ones() -> None:
     st.integers(1, 20_000),
 )
 def test_shrunk_patch_fits_the_strides(axes: list[tuple[int, int]], most: int) -> None:
-    patch, strides = [n * step for n, step in axes], [[1] * len(axes), [step for _, step in axes]]
-    size = shrink_patch(patch, strides, most)
+    patch, steps = [n * step for n, step in axes], [step for _, step in axes]
+    size = shrink_patch(patch, steps, most)
     assert all(s % step == 0 and 0 < s <= p for s, p, (_, step) in zip(size, patch, axes, strict=True))
     smallest = all(s < 3 * step for s, (_, step) in zip(size, axes, strict=True))
     assert math.prod(size) <= most or smallest
@@ -52,3 +52,16 @@ def test_shrunk_configuration_keeps_data_and_topology() -> None:
     assert math.prod(made["patch_size"]) <= 3000
     assert parent["architecture"]["arch_kwargs"]["features_per_stage"] == [4, 8, 8], "the parent is left alone"
     assert "data_identifier" not in made, "inherited"
+
+
+def test_coarsened_configuration_has_data_of_its_own() -> None:
+    parent = configuration(3)
+    recipe = {"inherits_from": "3d_fullres", "batch_size": 1, "base_features": 3, "max_features": 6,
+              "max_patch_voxels": 10**6, "coarsen": 2}  # fmt: skip
+    made = shrunk_configuration(parent, recipe)
+    assert made["spacing"] == [2 * s for s in parent["spacing"]]
+    assert made["data_identifier"] != parent["data_identifier"]
+    step = total_stride(parent["architecture"]["arch_kwargs"]["strides"])
+    for small, large, divisor in zip(made["patch_size"], parent["patch_size"], step, strict=True):
+        assert small % divisor == 0
+        assert large / 2 <= small < large / 2 + divisor, "as much of the body as before, no more than needed"
