@@ -1,8 +1,8 @@
 """Which backend runs a call.
 
-`backend="auto"` takes the first of the device's list that can run, and says so once if that is not the device's best.
-A backend asked for by name runs or raises; it never falls back silently. The environment variable
-`nnUNet_mamba_backend` replaces "auto" everywhere.
+`backend="auto"` takes the first of the device's list that can run and passes its self-test, and says so once if that is
+not the device's best. A backend asked for by name runs or raises; it never falls back silently. The environment
+variable `nnUNet_mamba_backend` replaces "auto" everywhere.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from types import ModuleType
 
 from torch import Tensor
 
+from nnunet_mamba.ops import self_test
+from nnunet_mamba.ops.self_test import FORWARD
+
 ENVIRONMENT_VARIABLE = "nnUNet_mamba_backend"
 
 PREFERENCE = {
@@ -21,7 +24,7 @@ PREFERENCE = {
     "cuda": ("triton", "blocked", "reference"),
 }
 OTHER_DEVICES = ("blocked", "reference")
-ON_REQUEST: tuple[str, ...] = ()
+ON_REQUEST = ("mamba_ssm",)
 
 _reported: set[tuple[str, str, str]] = set()
 
@@ -43,8 +46,8 @@ def explain(op: str, x: Tensor) -> dict[str, str]:
     return {name: load(op, name).why_not(x) or "ok" for name in names()}
 
 
-def choose(op: str, backend: str, x: Tensor) -> ModuleType:
-    """The module that runs this call.
+def choose(op: str, backend: str, x: Tensor, part: str = FORWARD) -> ModuleType:
+    """The module that runs this part ("forward" or "backward") of a call.
 
     Raises ValueError for an unknown name and for a named backend that cannot run.
     """
@@ -53,13 +56,13 @@ def choose(op: str, backend: str, x: Tensor) -> ModuleType:
         backend = os.environ.get(ENVIRONMENT_VARIABLE, "auto") or "auto"
         asked_by = ENVIRONMENT_VARIABLE
     if backend != "auto":
-        return _named(op, backend, x, asked_by)
+        return _named(op, backend, x, part, asked_by)
 
     order = PREFERENCE.get(x.device.type, OTHER_DEVICES)
     refused: dict[str, str] = {}
     for name in order:
         module = load(op, name)
-        reason = module.why_not(x)
+        reason = module.why_not(x) or self_test.problem(op, name, module, part, x)
         if reason is None:
             if refused:
                 _report_once(op, name, x.device.type, refused)
@@ -68,11 +71,11 @@ def choose(op: str, backend: str, x: Tensor) -> ModuleType:
     raise RuntimeError(f"{op}: no backend can run on {x.device}: {refused}")
 
 
-def _named(op: str, backend: str, x: Tensor, asked_by: str) -> ModuleType:
+def _named(op: str, backend: str, x: Tensor, part: str, asked_by: str) -> ModuleType:
     if backend not in names():
         raise ValueError(f"{asked_by}={backend!r} is unknown; known: auto, {', '.join(names())}")
     module = load(op, backend)
-    reason = module.why_not(x)
+    reason = module.why_not(x) or self_test.problem(op, backend, module, part, x)
     if reason is not None:
         raise ValueError(f"{op}: backend {backend!r} was asked for ({asked_by}) but cannot run: {reason}")
     return module

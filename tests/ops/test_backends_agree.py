@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -154,3 +155,36 @@ def test_runs_repeat_bit_for_bit(backend: str) -> None:
         y = tri_scan(**inputs, n_slices=8, backend=backend)
         results.append([y, *gradients(y, inputs).values()])
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+@pytest.fixture
+def poisoned_memory(monkeypatch: pytest.MonkeyPatch):
+    """Fresh memory holds NaN instead of what happened to be there: an element nobody writes cannot look right."""
+    for name in ("empty", "empty_like"):
+        allocate = getattr(np, name)
+
+        def poisoned(*args, allocate=allocate, **kwargs):
+            array = allocate(*args, **kwargs)
+            if array.dtype.kind == "f":
+                array.fill(np.nan)
+            return array
+
+        monkeypatch.setattr(np, name, poisoned)
+    torch.use_deterministic_algorithms(True)
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    assert torch.empty(3).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("backend", cpu_backends("tri_scan"))
+def test_every_element_of_every_result_is_written(backend: str) -> None:
+    for b, length, d in ((1, 1, 1), (2, 70, 5), (1, 515, 49)):
+        scan = scan_inputs(b, d, 3, length)
+        _compare(lambda t, be: selective_scan(**t, delta_softplus=True, backend=be), scan, torch.float32, backend)
+        conv = conv_inputs(b, d, 4, length)
+        _compare(lambda t, be: causal_conv1d(**t, activation="silu", backend=be), conv, torch.float32, backend)
+        tri = tri_inputs(b, length, d, 3, 2, 4, orders=3)
+        slices = 5 if length % 5 == 0 else 1
+        _compare(lambda t, be, n=slices: tri_scan(**t, n_slices=n, backend=be), tri, torch.float32, backend)

@@ -204,3 +204,15 @@ def test_why_not(monkeypatch: pytest.MonkeyPatch) -> None:
     assert runtime.why_not(torch.zeros(1, device="meta")) == "needs a CPU tensor, got meta"
     monkeypatch.setattr(runtime, "find_spec", lambda name: None)
     assert runtime.why_not(torch.zeros(1)) == "numba is not installed: pip install numba"
+
+
+def test_token_numbers_beyond_32_bits() -> None:
+    """By arithmetic, without the memory: the compiled index functions on sequences of more than 2**31 tokens."""
+    from nnunet_mamba.ops import _numba_kernels as kernels
+
+    length, slices = 3 * 2**32, 3 * 2**16
+    for t in (0, 1, 2**31 - 1, 2**31, 2**32 + 7, length - 1):
+        assert kernels._row(t, length, kernels.FORWARD, 1) == t
+        assert kernels._row(t, length, kernels.BACKWARD, 1) == length - 1 - t
+        assert kernels._row(t, length, kernels.SLICES, slices) == t % slices * 2**16 + t // slices
+    assert kernels._task(2**33 + 5, 2**16, 2) == (2**16, 2, 1)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from nnunet_mamba.ops import backends
 from nnunet_mamba.ops.numerics import check_device, check_float, check_shape, without_autocast
+from nnunet_mamba.ops.self_test import BACKWARD
 
 OP = "causal_conv1d"
 INPUTS = "Tensor x, Tensor weight, Tensor? bias, bool silu"
@@ -57,7 +58,7 @@ def _(x, weight, bias, silu, backend):
 )
 def _backward(grad_y, x, weight, bias, silu, backend):
     with without_autocast(x):
-        grads = backends.choose(OP, backend, x).backward(grad_y, x, weight, bias, silu)
+        grads = backends.choose(OP, backend, x, BACKWARD).backward(grad_y, x, weight, bias, silu)
     return [g.contiguous() for g in grads if g is not None]
 
 

@@ -14,6 +14,7 @@ from nnunet_mamba.ops.numerics import (
     n_chunks,
     without_autocast,
 )
+from nnunet_mamba.ops.self_test import BACKWARD
 
 OP = "selective_scan"
 INPUTS = "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, bool softplus"
@@ -107,7 +108,9 @@ def _(u, delta, A, B, C, D, z, delta_bias, softplus, backend):
 )
 def _backward(grad_y, u, delta, A, B, C, D, z, delta_bias, softplus, states, backend):
     with without_autocast(u):
-        grads = backends.choose(OP, backend, u).backward(grad_y, u, delta, A, B, C, D, z, delta_bias, softplus, states)
+        grads = backends.choose(OP, backend, u, BACKWARD).backward(
+            grad_y, u, delta, A, B, C, D, z, delta_bias, softplus, states
+        )
     return [g.contiguous() for g in grads if g is not None]
 
 

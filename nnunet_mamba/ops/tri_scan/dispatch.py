@@ -14,6 +14,7 @@ from nnunet_mamba.ops.numerics import (
     n_chunks,
     without_autocast,
 )
+from nnunet_mamba.ops.self_test import BACKWARD
 from nnunet_mamba.ops.tri_scan.orders import ORDERS
 
 OP = "tri_scan"
@@ -130,7 +131,7 @@ def _backward(
     grad_y, x, z, conv_weight, conv_bias, x_proj_weight, dt_proj_weight, dt_bias, A, D, orders, n_slices, states,
     backend,
 ):  # fmt: skip
-    module = backends.choose(OP, backend, x)
+    module = backends.choose(OP, backend, x, BACKWARD)
     with without_autocast(x):
         grads = module.backward(
             grad_y, x, z, conv_weight, conv_bias, x_proj_weight, dt_proj_weight, dt_bias, A, D, orders, n_slices, states

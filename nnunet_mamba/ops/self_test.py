@@ -1,0 +1,176 @@
+"""Before a backend's first real use on a machine it computes a small case, which must equal the reference.
+
+Compilers miscompile on new hardware, and packages are built for other versions; a wrong scan does not crash, it trains
+a bad network. A pass is remembered per machine, device, dtype and versions, so that later processes do not repeat it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import sys
+import threading
+from collections.abc import Callable
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+SWITCH = "nnUNet_mamba_self_test"
+"""Environment variable: 0 leaves the test out."""
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 6e-2, torch.float16: 2e-2}
+"""Relative to the largest value; far above rounding, far below what a wrong kernel does."""
+LENGTH, SLICES = 300, 4  # more than one chunk of saved states, and a ragged second one
+FORWARD, BACKWARD = "forward", "backward"
+
+_lock = threading.RLock()
+_verdicts: dict[tuple[str, ...], str | None] = {}
+
+
+def problem(op: str, name: str, module: ModuleType, part: str, like: Tensor) -> str | None:
+    """None when `part` ("forward" or "backward") of this backend is right for tensors like `like`, else what is wrong.
+
+    Runs at most once per process for a device and dtype, and not at all where an earlier process has passed it.
+    """
+    if name == "reference" or os.environ.get(SWITCH) == "0":
+        return None
+    if like.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        return None  # a capture must not see other kernels
+    key = (op, name, part, str(like.device), str(like.dtype))
+    with _lock:
+        if key not in _verdicts:
+            mark = _mark(key, like)
+            if mark is not None and mark.exists():
+                _verdicts[key] = None
+            else:
+                _verdicts[key] = _compare(op, module, part, like)
+                if mark is not None and _verdicts[key] is None:
+                    _remember(mark)
+        return _verdicts[key]
+
+
+def forget() -> None:
+    """Drop this process's verdicts, not those on disk."""
+    _verdicts.clear()
+
+
+def _compare(op: str, module: ModuleType, part: str, like: Tensor) -> str | None:
+    inputs, extra = CASES[op](like.dtype)
+    judge = import_module(f"nnunet_mamba.ops.{op}.reference")
+    try:
+        with torch.autocast(like.device.type, enabled=False):
+            got = _run(module, part, [x.to(like.device) for x in inputs], extra)
+    except Exception as error:  # a backend may fail in any way: compilers, drivers, foreign extensions
+        return f"its self-test failed with {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    expected = _run(judge, part, [x.double() for x in inputs], extra)
+    for index, (a, b) in enumerate(zip(got, expected, strict=True)):
+        error = ((a.detach().cpu().double() - b).abs().max() / b.abs().max()).item()
+        if not error <= TOLERANCE[like.dtype]:
+            what = "result" if part == FORWARD else f"gradient {index}"
+            return (
+                f"its self-test gave a wrong {what} on {like.device} (error {error:.2g} of the largest value in "
+                f"{like.dtype}, allowed {TOLERANCE[like.dtype]:g})"
+            )
+    return None
+
+
+def _run(module: ModuleType, part: str, inputs: list[Tensor], extra: tuple) -> list[Tensor]:
+    forward = module.forward(*inputs, *extra)
+    y, *states = forward if isinstance(forward, tuple) else (forward,)
+    if part == FORWARD:
+        return [y]
+    # same cotangent for backend and judge, of the order of one
+    grad = torch.cos(torch.arange(y.numel(), dtype=torch.float64)).view(y.shape).to(y.device, y.dtype)
+    return list(module.backward(grad, *inputs, *extra, *states))
+
+
+def _random(dtype: torch.dtype) -> Callable[..., Tensor]:
+    generator = torch.Generator("cpu").manual_seed(0)  # the program's own random state stays as it is
+
+    def normal(*shape: int, scale: float = 1.0, shift: float = 0.0) -> Tensor:
+        values = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
+        return (values * scale + shift).to(dtype)
+
+    return normal
+
+
+def _scan_case(dtype: torch.dtype) -> tuple[list[Tensor], tuple]:
+    normal, channels, n = _random(dtype), 6, 16
+    A = -torch.exp(normal(channels, n, scale=0.3).float()).to(dtype)
+    inputs = [
+        normal(1, channels, LENGTH), normal(1, channels, LENGTH, scale=0.5), A, normal(1, n, LENGTH),
+        normal(1, n, LENGTH), normal(channels), normal(1, channels, LENGTH), normal(channels, scale=0.5, shift=-1),
+    ]  # fmt: skip
+    return inputs, (True,)
+
+
+def _conv_case(dtype: torch.dtype) -> tuple[list[Tensor], tuple]:
+    normal = _random(dtype)
+    return [normal(1, 6, LENGTH), normal(6, 4), normal(6)], (True,)
+
+
+def _tri_case(dtype: torch.dtype) -> tuple[list[Tensor], tuple]:
+    normal, o, e, n, rank, taps = _random(dtype), 3, 6, 16, 2, 4
+    inputs = [
+        normal(1, LENGTH, e), normal(1, LENGTH, e), normal(o, e, taps, scale=0.5), normal(o, e, scale=0.1),
+        normal(o, rank + 2 * n, e, scale=0.4), normal(o, e, rank, scale=0.7), normal(o, e, scale=0.5, shift=-2),
+        -torch.exp(normal(o, e, n, scale=0.3).float()).to(dtype), normal(o, e),
+    ]  # fmt: skip
+    return inputs, ("fbs", SLICES)
+
+
+CASES: dict[str, Callable[[torch.dtype], tuple[list[Tensor], tuple]]] = {
+    "selective_scan": _scan_case,
+    "causal_conv1d": _conv_case,
+    "tri_scan": _tri_case,
+}
+
+
+def cache_folder() -> Path | None:
+    """Where passes are remembered; None if there is no such place."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "nnunet_mamba" / "self_test"
+    except RuntimeError:  # no home folder
+        return None
+
+
+def _mark(key: tuple[str, ...], like: Tensor) -> Path | None:
+    folder = cache_folder()
+    if folder is None:
+        return None
+    facts = "\n".join((*key, *_machine(like), *_source()))
+    return folder / hashlib.sha256(facts.encode()).hexdigest()[:32]
+
+
+def _machine(like: Tensor) -> tuple[str, ...]:
+    names = ["torch", "numba", "triton", "mamba-ssm"]
+    device = ""
+    if like.device.type == "cuda":
+        device = f"{torch.cuda.get_device_name(like.device)} {torch.cuda.get_device_capability(like.device)}"
+    return (platform.node(), platform.machine(), sys.version, device, *(f"{name} {_version(name)}" for name in names))
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"
+
+
+def _source() -> tuple[str, ...]:
+    """The ops' own files: another version of them has to pass again."""
+    files = sorted(Path(__file__).parent.rglob("*.py"))
+    return tuple(f"{p.name} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in files)
+
+
+def _remember(mark: Path) -> None:
+    try:
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+    except OSError:  # read-only or full: the next process tests again
+        pass
