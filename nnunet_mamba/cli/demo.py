@@ -209,17 +209,18 @@ class Demo:
         scores = self._evaluate(reference) if reference.is_dir() else {}
         information = json.loads((self.results / "inference_information.json").read_text(encoding="utf-8"))
         rows = [(_readable(name), score) for name, score in information["all_results"].items()]
+        width = max(60, *(len(name) for name, _ in rows))
         print("\nMean foreground Dice\n  cross-validation, 5 folds")
         for name, score in rows:
-            print(f"    {name:<60} {score:.3f}")
+            print(f"    {name:<{width}} {score:.3f}")
         best = information["best_model_or_ensemble"]
         chosen = " + ".join(m["trainer"] for m in best["selected_model_or_models"])
-        print(f"    {'chosen, after postprocessing: ' + chosen:<60} {best['result_on_crossval_post_pp']:.3f}")
+        print(f"    {'chosen, after postprocessing: ' + chosen:<{width}} {best['result_on_crossval_post_pp']:.3f}")
         images, labels, predictions = self.raw / "imagesTs", reference, self.final
         if scores:
             print(f"  {len(scores)} unseen cases, chosen and postprocessed")
             for case, score in sorted(scores.items()):
-                print(f"    {case:<60} {score:.3f}")
+                print(f"    {case:<{width}} {score:.3f}")
             ordered = sorted(scores, key=scores.__getitem__)
             shown = ordered[len(ordered) // 2]
         else:
