@@ -126,12 +126,38 @@ def as_rows(x: Tensor, dtype: torch.dtype) -> tuple[np.ndarray, int]:
     return as_array(x, dtype).reshape(batch * length, channels), 0
 
 
+class Workspace:
+    """Arrays by name, used again by the next order of the same call: fresh pages cost as much as filling them."""
+
+    def __init__(self) -> None:
+        self._arrays: dict[str, np.ndarray] = {}
+
+    def empty(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        """An array of this shape with whatever the last user of the name left in it."""
+        array = self._arrays.get(name)
+        if array is None or array.shape != shape or array.dtype != dtype:
+            array = self._arrays[name] = np.empty(shape, dtype)
+        return array
+
+
+@dataclass(frozen=True)
+class ScanGradients:
+    """Of u and of the step before softplus (rows e), B | C (rows 2n), A (n e), D and the step's bias (e)"""
+
+    u: np.ndarray
+    dt: np.ndarray
+    BC: np.ndarray
+    A: np.ndarray
+    D: np.ndarray
+    dt_bias: np.ndarray
+
+
 @dataclass(frozen=True)
 class Scan:
     """One scan over rows: how its steps are made, and in which order its tokens are read.
 
-    u (rows e); proj (rows r+2n): low-rank step | B | C; given (rows e) steps, or no columns if they are computed from
-    dt_proj (r e) and dt_bias (e); A2 (n e) = A * log2(e); D (e).
+    u (rows e); proj (rows r+2n): low-rank step | B | C; given (rows e) steps, or no columns if they are computed with
+    dt_proj (r e); dt_bias (e) is added to both, softplus applied on request; A2 (n e) = A * log2(e); D (e).
     """
 
     u: np.ndarray
@@ -139,6 +165,7 @@ class Scan:
     proj: np.ndarray
     dt_proj: np.ndarray
     dt_bias: np.ndarray
+    softplus: bool
     A2: np.ndarray
     D: np.ndarray
     batch: int
@@ -147,8 +174,8 @@ class Scan:
     segments: int
 
     @property
-    def _step(self) -> tuple[np.ndarray, ...]:
-        return self.given, self.proj, self.dt_proj, self.dt_bias
+    def _step(self) -> tuple[Any, ...]:
+        return self.given, self.proj, self.dt_proj, self.dt_bias, self.softplus
 
     @property
     def _walk(self) -> tuple[int, ...]:
@@ -174,14 +201,11 @@ class Scan:
                 decay = np.exp2(self.A2 * steps[:, s - 1, None])
                 before = states[:, self._bounds[s - 1]]
                 states[:, self._bounds[s]] = decay * before + ends[:, s - 1]
-        call("scan_forward", self.u, *self._step, self.A2, self.D, *self._walk, width, self.segments, states, y)
+        call("scan_forward", self.u, *self._step, self.A2, self.D, *self._walk, SUB, width, self.segments, states, y)
         return states
 
-    def backward(
-        self, grad_y: np.ndarray, states: np.ndarray, y: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Adds the result to y once more; returns the gradients of u (rows e), the step (rows e), B | C (rows 2n),
-        A (n e) and D (e)."""
+    def backward(self, grad_y: np.ndarray, states: np.ndarray, y: np.ndarray, work: Workspace) -> ScanGradients:
+        """Adds the result to y (rows e) once more. The gradients of u and dt lie in the workspace."""
         n_state, channels = self.A2.shape
         width = block_width(channels)
         dtype, tasks = self.u.dtype, (self.batch, self.segments)
@@ -193,15 +217,26 @@ class Scan:
             for s in reversed(range(self.segments - 1)):
                 decay = np.exp2(self.A2 * steps[:, s + 1, None])
                 after[:, s] = decay * after[:, s + 1] + starts[:, s + 1]
-        grad_u, grad_dt = np.empty_like(self.u), np.empty_like(self.u)
-        grad_BC = np.empty((-(-channels // width), self.u.shape[0], 2 * n_state), dtype)
-        grad_A2, grad_D = np.zeros_like(after), np.zeros((*tasks, channels), dtype)
+        rows = self.u.shape[0]
+        grad_u = work.empty("grad_u", (rows, channels), dtype)
+        grad_dt = work.empty("grad_dt", (rows, channels), dtype)
+        grad_BC = work.empty("grad_BC", (-(-channels // width), rows, 2 * n_state), dtype)
+        grad_A2 = np.zeros_like(after)
+        grad_D, grad_dt_bias = np.zeros((*tasks, channels), dtype), np.zeros((*tasks, channels), dtype)
         call(
             "scan_backward", grad_y, self.u, *self._step, self.A2, self.D, *self._walk, SUB, width, self.segments,
-            states, after, y, grad_u, grad_dt, grad_BC, grad_A2, grad_D,
+            states, after, y, grad_u, grad_dt, grad_BC, grad_A2, grad_D, grad_dt_bias,
         )  # fmt: skip
-        # the exponent is dt * A2 * ln 2 = dt * A, so what the kernel sums is the gradient of A already
-        return grad_u, grad_dt, grad_BC.sum(0), grad_A2.sum((0, 1)), grad_D.sum((0, 1))
+        return ScanGradients(
+            grad_u,
+            grad_dt,
+            grad_BC.sum(0) if len(grad_BC) > 1 else grad_BC[0],
+            grad_A2.sum(
+                (0, 1)
+            ),  # the exponent is dt * A2 * ln 2 = dt * A: what the kernel sums is A's gradient already
+            grad_D.sum((0, 1)),
+            grad_dt_bias.sum((0, 1)),
+        )
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:

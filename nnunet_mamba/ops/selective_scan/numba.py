@@ -1,4 +1,8 @@
-"""The CPU default: compiled loops, parallel over batch, channel blocks and, on many cores, pieces of the sequence."""
+"""The CPU default: compiled loops, parallel over batch, channel blocks and, on many cores, pieces of the sequence.
+
+They work on rows (one token after the other); (b d l) tensors are transposed tile by tile on the way in and out, unless
+they are views of contiguous (b l d) ones.
+"""
 
 from __future__ import annotations
 
@@ -6,48 +10,96 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nnunet_mamba.ops._numba_runtime import Scan, as_array, n_segments, scaled_A, why_not
+from nnunet_mamba.ops._numba_runtime import TILE, Scan, Workspace, as_array, call, n_segments, scaled_A, why_not
 from nnunet_mamba.ops.numerics import accumulation_dtype
-from nnunet_mamba.ops.selective_scan.recurrence import Recurrence
 
 __all__ = ["backward", "forward", "why_not"]
 
+TRANSPOSED = 64
+"""Tokens per transposed tile: 64 x 16 numbers stay in the first cache."""
 
-def recurrence(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
-    """u, dt (b l d); A (d n); B, C (b l n) -> y (b l d), states (b c n d)"""
-    scan = _scan(u, dt, A, B, C)
+
+def forward(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+) -> tuple[Tensor, Tensor]:
+    """u, delta, z (b d l); A (d n); B, C (b n l); D, delta_bias (d) -> y (b d l), states (b c n d)"""
+    scan = _scan(u, delta, A, B, C, D, delta_bias, delta_softplus)
     y = np.zeros_like(scan.u)
     states = scan.forward(y)
-    return torch.from_numpy(y).view(u.shape), torch.from_numpy(states)
+    if z is not None:
+        call("gate", y, to_rows(z), 0, TILE)
+    return to_channels(y, u), torch.from_numpy(states)
 
 
-def recurrence_backward(
-    grad_y: Tensor, u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, states: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """grad_y (b l d) -> gradients of u, dt, A, B, C, and y (b l d) once more"""
-    scan = _scan(u, dt, A, B, C)
+def backward(
+    grad_y: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    states: Tensor,
+) -> tuple[Tensor | None, ...]:
+    """grad_y (b d l) -> gradients of u, delta, A, B, C, D, z, delta_bias; None where the argument was None"""
+    scan = _scan(u, delta, A, B, C, D, delta_bias, delta_softplus)
+    grad, y, n = to_rows(grad_y), np.zeros_like(scan.u), A.shape[1]
+    gate = None if z is None else to_rows(z)
+    ungated = grad
+    if gate is not None:
+        ungated = np.empty_like(grad)
+        call("ungate", grad, gate, 0, TILE, ungated)
+    grads = scan.backward(ungated, as_array(states, accumulation_dtype(u)), y, Workspace())
+    grad_z = None
+    if z is not None and gate is not None:
+        call("gate_backward", grad, gate, 0, TILE, y)
+        grad_z = to_channels(y, z)
+    return (
+        to_channels(grads.u, u),
+        to_channels(grads.dt, delta),
+        torch.from_numpy(grads.A).T.to(A.dtype),
+        to_channels(grads.BC[:, :n], B),
+        to_channels(grads.BC[:, n:], C),
+        None if D is None else torch.from_numpy(grads.D).to(D.dtype),
+        grad_z,
+        None if delta_bias is None else torch.from_numpy(grads.dt_bias).to(delta_bias.dtype),
+    )
+
+
+def _scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    delta_bias: Tensor | None,
+    softplus: bool,
+) -> Scan:
     dtype = accumulation_dtype(u)
-    y = np.zeros_like(scan.u)
-    grads = scan.backward(as_array(grad_y, dtype).reshape(scan.u.shape), as_array(states, dtype), y)
-    grad_u, grad_dt, grad_BC, grad_A, _ = (torch.from_numpy(g) for g in grads)
-    # copies, because the results of an op must not share memory
-    grad_B, grad_C = (g.clone() for g in grad_BC.view(*B.shape[:2], 2 * B.shape[2]).split(B.shape[2], -1))
-    return grad_u.view(u.shape), grad_dt.view(u.shape), grad_A.T, grad_B, grad_C, torch.from_numpy(y).view(u.shape)
-
-
-def _scan(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Scan:
-    dtype = accumulation_dtype(u)
-    batch, length, channels = u.shape
-    rows = batch * length
-    empty = np.empty((0, channels), as_array(A, dtype).dtype)
+    batch, channels, length = u.shape
+    rows = to_rows(u)
+    none = np.zeros(channels, rows.dtype)
     return Scan(
-        u=as_array(u, dtype).reshape(rows, channels),
-        given=as_array(dt, dtype).reshape(rows, channels),
-        proj=as_array(torch.cat((B, C), -1), dtype).reshape(rows, 2 * B.shape[2]),
-        dt_proj=empty,
-        dt_bias=np.zeros(channels, empty.dtype),
+        u=rows,
+        given=to_rows(delta.to(dtype)),
+        proj=np.concatenate((to_rows(B.to(dtype)), to_rows(C.to(dtype))), 1),
+        dt_proj=np.empty((0, channels), rows.dtype),
+        dt_bias=none if delta_bias is None else as_array(delta_bias, dtype),
+        softplus=softplus,
         A2=scaled_A(A, dtype),
-        D=np.zeros(channels, empty.dtype),
+        D=none if D is None else as_array(D, dtype),
         batch=batch,
         order=0,
         n_slices=1,
@@ -55,6 +107,21 @@ def _scan(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Scan:
     )
 
 
-_RECURRENCE = Recurrence(recurrence, recurrence_backward)
-forward = _RECURRENCE.forward
-backward = _RECURRENCE.backward
+def to_rows(x: Tensor) -> np.ndarray:
+    """(b d l) -> (b*l d) in accumulation precision"""
+    dtype = accumulation_dtype(x)
+    batch, channels, length = x.shape
+    rows = (batch * length, channels)
+    if x.transpose(1, 2).is_contiguous():
+        return as_array(x.transpose(1, 2), dtype).reshape(rows)
+    source = as_array(x, dtype)
+    target = np.empty(rows, source.dtype)
+    call("to_rows", source, TRANSPOSED, target)
+    return target
+
+
+def to_channels(rows: np.ndarray, like: Tensor) -> Tensor:
+    """(b*l d) -> (b d l), contiguous, in the dtype of `like`"""
+    target = np.empty(tuple(like.shape), rows.dtype)
+    call("to_channels", np.ascontiguousarray(rows), TRANSPOSED, target)
+    return torch.from_numpy(target).to(like.dtype)

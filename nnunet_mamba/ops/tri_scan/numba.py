@@ -15,6 +15,8 @@ from nnunet_mamba.ops._numba_runtime import (
     ORDER_NUMBER,
     TILE,
     Scan,
+    ScanGradients,
+    Workspace,
     as_array,
     as_rows,
     call,
@@ -47,17 +49,20 @@ class _Order:
     def rank(self) -> int:
         return self.dt_proj.shape[0]
 
-    def scan(self, x: np.ndarray, x0: int, batch: int) -> Scan:
-        """Convolution and projection, ready to scan."""
+    def scan(self, x: np.ndarray, x0: int, batch: int, work: Workspace) -> Scan:
+        """Convolution and projection, ready to scan. Both lie in the workspace."""
         rows, channels = x.shape[0], self.A2.shape[1]
-        u = np.empty((rows, channels), x.dtype)
+        u = work.empty("u", (rows, channels), x.dtype)
+        proj = work.empty("proj", (rows, self.x_proj.shape[0]), x.dtype)
         call("convolve", x, x0, self.taps, self.conv_bias, self.number, self.n_slices, batch, TILE, True, u)
+        torch.mm(torch.from_numpy(u), self.x_proj.T, out=torch.from_numpy(proj))
         return Scan(
             u=u,
             given=np.empty((rows, 0), x.dtype),
-            proj=(torch.from_numpy(u) @ self.x_proj.T).numpy(),
+            proj=proj,
             dt_proj=self.dt_proj,
             dt_bias=self.dt_bias,
+            softplus=True,
             A2=self.A2,
             D=self.D,
             batch=batch,
@@ -87,7 +92,8 @@ def forward(
     x_rows, x0 = as_rows(x, dtype)
     z_rows, z0 = as_rows(z, dtype)
     y = np.zeros((batch * length, channels), x_rows.dtype)
-    states = [order.scan(x_rows, x0, batch).forward(y) for order in _split(orders, n_slices, dtype, weights)]
+    work = Workspace()
+    states = [order.scan(x_rows, x0, batch, work).forward(y) for order in _split(orders, n_slices, dtype, weights)]
     call("gate", y, z_rows, z0, TILE)
     return torch.from_numpy(y).view(x.shape).to(x.dtype), torch.from_numpy(np.stack(states))
 
@@ -116,11 +122,11 @@ def backward(
     grad_rows = as_array(grad_y, dtype).reshape(batch * x.shape[1], x.shape[2])
     ungated, total, grad_x = np.empty_like(grad_rows), np.zeros_like(grad_rows), np.zeros_like(grad_rows)
     call("ungate", grad_rows, z_rows, z0, TILE, ungated)
-    per_order = []
+    per_order, work = [], Workspace()
     for k, order in enumerate(_split(orders, n_slices, dtype, weights)):
-        scan = order.scan(x_rows, x0, batch)
-        order_states = as_array(states[k], dtype)
-        per_order.append(_order_backward(order, scan, ungated, order_states, x_rows, x0, total, grad_x))
+        scan = order.scan(x_rows, x0, batch, work)
+        grads = scan.backward(ungated, as_array(states[k], dtype), total, work)
+        per_order.append(_order_backward(order, scan, grads, x_rows, x0, grad_x, work))
     call("gate_backward", grad_rows, z_rows, z0, TILE, total)
     grad_weights = [torch.stack(g).to(w.dtype) for g, w in zip(zip(*per_order, strict=True), weights, strict=True)]
     grad_x_, grad_z = (torch.from_numpy(g).view(x.shape) for g in (grad_x, total))
@@ -128,33 +134,27 @@ def backward(
 
 
 def _order_backward(
-    order: _Order,
-    scan: Scan,
-    grad_y: np.ndarray,
-    states: np.ndarray,
-    x: np.ndarray,
-    x0: int,
-    total: np.ndarray,
-    grad_x: np.ndarray,
+    order: _Order, scan: Scan, grads: ScanGradients, x: np.ndarray, x0: int, grad_x: np.ndarray, work: Workspace
 ) -> tuple[Tensor, ...]:
-    """Adds y to total (rows e) and its share to grad_x (rows e); returns the gradients of the order's weights"""
-    grads = scan.backward(grad_y, states, total)
-    grad_u, grad_dt, grad_BC, grad_A, grad_D = (torch.from_numpy(g) for g in grads)
-    u, low = torch.from_numpy(scan.u), torch.from_numpy(scan.proj)[:, : order.rank]
-    grad_proj = torch.cat((grad_dt @ torch.from_numpy(order.dt_proj).T, grad_BC), 1)
-    grad_dt_proj, grad_dt_bias = product(low, grad_dt).T, torch.from_numpy(grad_dt.numpy().sum(0))
+    """Adds the order's share to grad_x (rows e); returns the gradients of its weights"""
+    grad_u, grad_dt, u = (torch.from_numpy(g) for g in (grads.u, grads.dt, scan.u))
+    low = torch.from_numpy(scan.proj)[:, : order.rank]
+    grad_proj = torch.from_numpy(work.empty("grad_proj", scan.proj.shape, scan.proj.dtype))
+    grad_proj[:, : order.rank] = grad_dt @ torch.from_numpy(order.dt_proj).T
+    grad_proj[:, order.rank :] = torch.from_numpy(grads.BC)
+    grad_dt_proj = product(low, grad_dt).T
     grad_u.addmm_(grad_proj, order.x_proj)
-    grad_conv, walk = grad_u.numpy(), (order.number, order.n_slices, scan.batch)
-    call("convolve_backward_activation", x, x0, order.taps, order.conv_bias, *walk, TILE, grad_conv)
-    grad_taps, grad_conv_bias = convolve_gradients(grad_conv, x, x0, order.taps, *walk, grad_x)
+    walk = (order.number, order.n_slices, scan.batch)
+    call("convolve_backward_activation", x, x0, order.taps, order.conv_bias, *walk, TILE, grads.u)
+    grad_taps, grad_conv_bias = convolve_gradients(grads.u, x, x0, order.taps, *walk, grad_x)
     return (
         torch.from_numpy(grad_taps.T.copy()),
         torch.from_numpy(grad_conv_bias),
         product(grad_proj, u),
         grad_dt_proj,
-        grad_dt_bias,
-        grad_A.T,
-        grad_D,
+        torch.from_numpy(grads.dt_bias),
+        torch.from_numpy(grads.A).T,
+        torch.from_numpy(grads.D),
     )
 
 
