@@ -31,6 +31,8 @@ class Network:
     url: str
     architecture: str
     citation: str
+    patch_sized: bool = False
+    """Whether the weights depend on the patch size, which the plan then hands to the network."""
 
     @property
     def trainer(self) -> str:
@@ -66,6 +68,16 @@ class Length:
     iterations: int | None
 
 
+_UMAMBA_PAPER = (
+    "Ma, Li and Wang, U-Mamba: Enhancing Long-range Dependency for Biomedical Image Segmentation, arXiv 2024"
+)
+_UMAMBA_CITATION = """@article{ma2024umamba,
+  title   = {{U-Mamba}: Enhancing Long-range Dependency for Biomedical Image Segmentation},
+  author  = {Ma, Jun and Li, Feifei and Wang, Bo},
+  journal = {arXiv preprint arXiv:2401.04722},
+  year    = {2024}
+}"""
+
 NETWORKS = (
     Network(
         name="SegMamba",
@@ -80,6 +92,71 @@ NETWORKS = (
   booktitle = {Medical Image Computing and Computer Assisted Intervention -- MICCAI 2024},
   year      = {2024}
 }""",
+    ),
+    Network(
+        name="SegMambaV2",
+        summary="large-kernel convolutions with channel attention, Mamba along every axis in the deeper stages",
+        paper="Xing et al., SegMamba-V2: Long-range Sequential Modeling Mamba for General 3D Medical Image "
+        "Segmentation, IEEE TMI 2025",
+        url="https://github.com/ge-xing/SegMamba-V2",
+        architecture="nnunet_mamba.architectures.segmamba_v2.SegMambaV2",
+        citation="""@article{xing2025segmambav2,
+  title   = {{SegMamba-V2}: Long-range Sequential Modeling {Mamba} for General {3D} Medical Image Segmentation},
+  author  = {Xing, Zhaohu and others},
+  journal = {IEEE Transactions on Medical Imaging},
+  year    = {2025}
+}""",
+    ),
+    Network(
+        name="SegResMamba",
+        summary="tri-orientated Mamba inside convolutional blocks of half resolution, light decoder adding the skips",
+        paper="Das et al., SegResMamba: An Efficient Architecture for 3D Medical Image Segmentation, MIDL 2025",
+        url="https://arxiv.org/abs/2503.07766",
+        architecture="nnunet_mamba.architectures.segresmamba.SegResMamba",
+        citation="""@inproceedings{das2025segresmamba,
+  title     = {{SegResMamba}: An Efficient Architecture for {3D} Medical Image Segmentation},
+  author    = {Das, Badhan Kumar and others},
+  booktitle = {Medical Imaging with Deep Learning},
+  year      = {2025}
+}""",
+    ),
+    Network(
+        name="UMambaEnc",
+        summary="residual U-Net with a Mamba layer after every encoder stage",
+        paper=f"{_UMAMBA_PAPER}; variant Enc",
+        url="https://arxiv.org/abs/2401.04722",
+        architecture="nnunet_mamba.architectures.umamba.UMambaEnc",
+        citation=_UMAMBA_CITATION,
+        patch_sized=True,
+    ),
+    Network(
+        name="UMambaBot",
+        summary="residual U-Net with one Mamba layer at the bottleneck",
+        paper=f"{_UMAMBA_PAPER}; variant Bot",
+        url="https://arxiv.org/abs/2401.04722",
+        architecture="nnunet_mamba.architectures.umamba.UMambaBot",
+        citation=_UMAMBA_CITATION,
+    ),
+    Network(
+        name="LightMUNet",
+        summary="Mamba layers instead of convolutions at all resolutions, light decoder; few parameters",
+        paper="Liao et al., LightM-UNet: Mamba Assists in Lightweight UNet for Medical Image Segmentation, arXiv 2024",
+        url="https://arxiv.org/abs/2403.05246",
+        architecture="nnunet_mamba.architectures.lightmunet.LightMUNet",
+        citation="""@article{liao2024lightmunet,
+  title   = {{LightM-UNet}: {Mamba} Assists in Lightweight {UNet} for Medical Image Segmentation},
+  author  = {Liao, Weibin and Zhu, Yinghao and Wang, Xinyuan and Pan, Chengwei and Wang, Yasha and Ma, Liantao},
+  journal = {arXiv preprint arXiv:2403.05246},
+  year    = {2024}
+}""",
+    ),
+    Network(
+        name="MambaEncoder",
+        summary="nnU-Net's residual encoder U-Net whose deeper encoder stages turn to Mamba; our own definition",
+        paper="no paper: after two reports that describe such a network without code or details",
+        url="",
+        architecture="nnunet_mamba.architectures.mamba_encoder.MambaEncoder",
+        citation="",
     ),
 )
 

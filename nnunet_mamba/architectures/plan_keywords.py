@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nnunet_mamba import registry
@@ -12,12 +12,15 @@ TOPOLOGY_KEYS = ("n_stages", "features_per_stage", "conv_op", "kernel_sizes", "s
 NEEDS_IMPORT = ("conv_op",)
 
 
-def architecture_for(network: Network, planned: Mapping[str, Any], mixer: str) -> dict[str, Any]:
+def architecture_for(
+    network: Network, planned: Mapping[str, Any], mixer: str, patch_size: Sequence[int] | None = None
+) -> dict[str, Any]:
     """The plan's "architecture" entry with `network` in the place of whatever the plan names.
 
     A plan made for this network keeps all its keywords. A plan made for one of nnU-Net's U-Nets lends its topology:
-    stages, widths, kernels and strides. Raises ValueError for a plan made for another of our networks, for one that
-    contradicts `mixer`, and for one without a topology.
+    stages, widths, kernels and strides. `patch_size` is handed to networks whose weights depend on it. Raises
+    ValueError for a plan made for another of our networks or another patch, for one that contradicts `mixer`, and for
+    one without a topology.
     """
     class_name, kwargs = planned["network_class_name"], dict(planned["arch_kwargs"])
     if class_name != network.architecture:
@@ -35,6 +38,13 @@ def architecture_for(network: Network, planned: Mapping[str, Any], mixer: str) -
         )
     if mixer != "mamba":
         kwargs["mixer"] = mixer
+    if network.patch_sized and patch_size is not None:
+        made_for = kwargs.setdefault("patch_size", [int(p) for p in patch_size])
+        if made_for is not None and tuple(made_for) != tuple(int(p) for p in patch_size):
+            raise ValueError(
+                f"{network.name} was planned for patches of {tuple(made_for)}, its weights fit no other; the "
+                f"configuration has patch_size {tuple(patch_size)}. Set both to the same, or the network's to null"
+            )
     return {
         "network_class_name": network.architecture,
         "arch_kwargs": kwargs,

@@ -10,17 +10,26 @@
 
 Plan stage 0 (full resolution) has convolutions only; stage i >= 1 runs Mamba layers with the width of stage i-1 and its
 skip is lifted to the width of stage i. With 5 isotropic stages of 48, 96, 192, 384, 768 features this is the released
-network (`segmamba_released.py`); there the two compute the same function.
+network, see `nnunet_mamba.released`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nnunet_mamba.architectures.topology import Topology, initialize_convolutions, topology
+from nnunet_mamba.architectures.topology import (
+    Topology,
+    check_mixer,
+    initialize_convolutions,
+    per_stage,
+    topology,
+)
 from nnunet_mamba.blocks.convolutions import LEAKY_SLOPE, Space, pointwise
 from nnunet_mamba.blocks.decoder import ResidualDecoder
 from nnunet_mamba.blocks.feature_maps import feature_map_size
@@ -29,14 +38,17 @@ from nnunet_mamba.blocks.mamba import MambaLayer
 from nnunet_mamba.blocks.residual import ResidualBlock
 from nnunet_mamba.ops.tri_scan.orders import ORDERS
 
-MIXERS = ("mamba", "none")
-
 
 class SegMamba(nn.Module):
     """(b c *space) -> logits (b k *space), or with deep supervision a list of n_stages-1 of them, finest first.
 
     `features_per_stage`, `kernel_sizes`, `strides`: one entry per plan stage, full resolution first; strides[0] is 1.
     `depths`: Mamba layers per stage, one number or one per stage after the first.
+    `n_slices`: slices of the inter-slice scan per stage after the first, as released code fixes them; None: the size of
+    the map's first axis, which always works.
+    `gsc`: how the branches of the gated spatial convolution meet, "sum" as released or "product" as the paper draws it.
+    `fue`: feature-level uncertainty estimation on the skips, named in the paper, absent from the released code.
+    Product and fue are our reading of the paper, unverified: no code or weights exist to compare with.
     `mixer`: "mamba", or "none" for the no-Mamba twin: the same network with its Mamba layers taken out, as the
     "No-Mamba Base" of nnU-Net Revisited (Isensee et al. 2024) is U-Mamba with its Mamba layers taken out.
     Raises ValueError for keywords that contradict each other, and for a patch not divisible by the strides.
@@ -55,14 +67,26 @@ class SegMamba(nn.Module):
         d_state: int = 16,
         d_conv: int = 4,
         expand: int = 2,
+        n_slices: Sequence[int] | None = None,
+        gsc: str = "sum",
+        fue: bool = False,
         mixer: str = "mamba",
         deep_supervision: bool = False,
     ):
         super().__init__()
+        check_mixer(mixer)
         self.topology = topology(n_stages, features_per_stage, conv_op, kernel_sizes, strides)
         self.input_channels = input_channels
-        layers = {"d_state": d_state, "d_conv": d_conv, "expand": expand}
-        self.encoder = Encoder(self.topology, input_channels, _depths(depths, n_stages, mixer), layers)
+        count = n_stages - 1
+        options = Options(
+            depths=per_stage("depths", depths, count, least=0) if mixer == "mamba" else (0,) * count,
+            layers={"d_state": d_state, "d_conv": d_conv, "expand": expand},
+            n_slices=(None,) * count if n_slices is None else per_stage("n_slices", n_slices, count),
+            gsc=gsc,
+            fue=fue,
+        )
+        self.n_slices = options.n_slices
+        self.encoder = Encoder(self.topology, input_channels, options)
         self.decoder = ResidualDecoder(
             self.topology.space,
             self.topology.features,
@@ -74,8 +98,21 @@ class SegMamba(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """(b c *space) -> logits (b k *space) or a list of them"""
-        self.topology.check_patch(x.shape[2:])
+        self.check_patch(x.shape[2:])
         return self.decoder(self.encoder(x))
+
+    def check_patch(self, size: Sequence[int]) -> None:
+        """Raises ValueError for a patch that the strides cannot divide, or fixed slices cannot cut."""
+        self.topology.check_patch(size)
+        total = [1] * len(size)
+        for stage, (stride, n) in enumerate(zip(self.topology.strides[1:], self.n_slices, strict=True), 1):
+            total = [t * s for t, s in zip(total, stride, strict=True)]
+            tokens = math.prod(p // t for p, t in zip(size, total, strict=True))
+            if n is not None and tokens % n:
+                raise ValueError(
+                    f"patch {tuple(size)}: stage {stage} has {tokens} tokens, not divisible by n_slices={n}; leave "
+                    'n_slices out (released form: nslices="auto") to take the size of the first axis'
+                )
 
     def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> int:
         """Feature-map elements of one sample with this patch size, for nnU-Net's planner."""
@@ -88,19 +125,29 @@ class SegMamba(nn.Module):
         initialize_convolutions(module, LEAKY_SLOPE)
 
 
+@dataclass(frozen=True)
+class Options:
+    """What the plan does not say: per stage after the first, the Mamba layers and their slices; and two switches."""
+
+    depths: tuple[int, ...]
+    layers: dict[str, int]
+    n_slices: tuple[int | None, ...]
+    gsc: str
+    fue: bool
+
+
 class Encoder(nn.Module):
     """Image -> one skip per plan stage, full resolution first."""
 
-    def __init__(self, plan: Topology, input_channels: int, depths: Sequence[int], layers: dict[str, int]):
+    def __init__(self, plan: Topology, input_channels: int, options: Options):
         super().__init__()
         space, features = plan.space, plan.features
         stages = range(1, plan.n_stages)
         stems = [Stem(space, input_channels, features[0], plan.kernel_sizes[1], plan.strides[1])]
         downs = [Downsample(space, features[i - 2], features[i - 1], plan.strides[i]) for i in stages[1:]]
         self.downsample = nn.ModuleList(stems + downs)
-        self.stages = nn.ModuleList(
-            Stage(space, features[i - 1], plan.kernel_sizes[i], depths[i - 1], layers) for i in stages
-        )
+        self.stages = nn.ModuleList(Stage(space, features[i - 1], plan.kernel_sizes[i], i - 1, options) for i in stages)
+        self.fue = options.fue
         self.side_outputs = nn.ModuleList(SideOutput(space, features[i - 1]) for i in stages)
         lifted = [(input_channels, features[0]), *((features[i - 1], features[i]) for i in stages)]
         self.skips = nn.ModuleList(
@@ -114,7 +161,7 @@ class Encoder(nn.Module):
         for i, (down, stage, side) in enumerate(zip(self.downsample, self.stages, self.side_outputs, strict=True), 1):
             x = stage(down(x))
             skips.append(self.skips[i](side(x)))
-        return skips
+        return [weigh_by_uncertainty(skip) for skip in skips] if self.fue else skips
 
 
 class Stem(nn.Module):
@@ -147,10 +194,13 @@ class Downsample(nn.Module):
 class Stage(nn.Module):
     """Gated spatial convolution, then the Mamba layers."""
 
-    def __init__(self, space: Space, channels: int, kernel: Sequence[int], depth: int, layers: dict[str, int]):
+    def __init__(self, space: Space, channels: int, kernel: Sequence[int], index: int, options: Options):
         super().__init__()
-        self.gsc = GatedSpatialConv(space, channels, kernel)
-        self.layers = nn.ModuleList(MambaLayer(channels, ORDERS, **layers) for _ in range(depth))
+        self.gsc = GatedSpatialConv(space, channels, kernel, options.gsc)
+        n_slices = options.n_slices[index]
+        self.layers = nn.ModuleList(
+            MambaLayer(channels, ORDERS, **options.layers, n_slices=n_slices) for _ in range(options.depths[index])
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """(b c *space) -> (b c *space)"""
@@ -158,6 +208,16 @@ class Stage(nn.Module):
         for layer in self.layers:
             x = layer(x)
         return x
+
+
+def weigh_by_uncertainty(x: Tensor) -> Tensor:
+    """Feature-level uncertainty estimation: x + x (1 - u) with u = -m log m and m = sigmoid(channel mean), per voxel.
+
+    After secondary descriptions of the paper's section 2.3, which disagree with each other; unverified.
+    """
+    mean = x.float().mean(1, keepdim=True)
+    uncertainty = -torch.sigmoid(mean) * F.logsigmoid(mean)
+    return x + x * (1 - uncertainty).to(x.dtype)
 
 
 class SideOutput(nn.Module):
@@ -172,12 +232,3 @@ class SideOutput(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(b c *space) -> (b c *space)"""
         return self.fc2(F.gelu(self.fc1(self.norm(x))))
-
-
-def _depths(depths: int | Sequence[int], n_stages: int, mixer: str) -> tuple[int, ...]:
-    if mixer not in MIXERS:
-        raise ValueError(f"mixer={mixer!r}; expected one of {', '.join(MIXERS)}")
-    per_stage = (depths,) * (n_stages - 1) if isinstance(depths, int) else tuple(depths)
-    if len(per_stage) != n_stages - 1 or any(d < 0 for d in per_stage):
-        raise ValueError(f"depths={depths}; expected {n_stages - 1} numbers >= 0, one per stage after the first")
-    return per_stage if mixer == "mamba" else (0,) * (n_stages - 1)

@@ -72,6 +72,23 @@ def topology(
     return Topology(space, features, kernels, steps)
 
 
+MIXERS = ("mamba", "none")
+
+
+def check_mixer(mixer: str) -> None:
+    """Raises ValueError for anything but "mamba" and "none"."""
+    if mixer not in MIXERS:
+        raise ValueError(f"mixer={mixer!r}; expected one of {', '.join(MIXERS)}")
+
+
+def per_stage(name: str, numbers: int | Sequence[int], count: int, least: int = 1) -> tuple[int, ...]:
+    """One number per stage, from one for all or from a list. Raises ValueError naming the keyword."""
+    result = (numbers,) * count if isinstance(numbers, int) else tuple(numbers)
+    if len(result) != count or any(n < least for n in result):
+        raise ValueError(f"{name}={numbers}; expected {count} numbers >= {least}")
+    return result
+
+
 def _per_axis(
     name: str, values: int | Sequence[int | Sequence[int]], n_stages: int, dim: int
 ) -> tuple[tuple[int, ...], ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,21 +16,43 @@ class _SafeInstanceNorm:
     """InstanceNorm that leaves a map of one voxel alone.
 
     The mean of one value is the value itself, so there is nothing to normalise; torch raises instead. nnU-Net's
-    planner does not make such maps, small hand-written plans do.
+    planner does not make such maps, small hand-written plans do. Scale and shift stay where there are any.
     """
 
+    weight: nn.Parameter | None
+    bias: nn.Parameter | None
+
     def forward(self, x: Tensor) -> Tensor:
-        if x.shape[2:].numel() == 1:
+        if x.shape[2:].numel() > 1:
+            return super().forward(x)  # type: ignore[misc]
+        if self.weight is None or self.bias is None:
             return x
-        return super().forward(x)  # type: ignore[misc]
+        shape = (-1, *(1,) * (x.dim() - 2))
+        return x * self.weight.view(shape) + self.bias.view(shape)
 
 
 class InstanceNorm2d(_SafeInstanceNorm, nn.InstanceNorm2d):
-    """Without affine parameters, hence without state_dict keys, as the released networks have it."""
+    """Torch's, defined for one voxel too. Affine parameters only on request."""
 
 
 class InstanceNorm3d(_SafeInstanceNorm, nn.InstanceNorm3d):
-    """Without affine parameters, hence without state_dict keys, as the released networks have it."""
+    """Torch's, defined for one voxel too. Affine parameters only on request."""
+
+
+class GroupNorm(nn.GroupNorm):
+    """Torch's, defined for groups of one value too: nothing to normalise, scale and shift stay.
+
+    `groups` at most: fewer where they do not divide the channels.
+    """
+
+    def __init__(self, groups: int, channels: int):
+        super().__init__(math.gcd(groups, channels), channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x[0].numel() > self.num_groups:
+            return super().forward(x)
+        shape = (-1, *(1,) * (x.dim() - 2))
+        return x * self.weight.view(shape) + self.bias.view(shape)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ released checkpoints: forward without suffix, backward `_b`, inter-slice `_s`.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -72,12 +73,10 @@ class Mamba(nn.Module):
 
 
 class MambaLayer(nn.Module):
-    """x + Mamba(LayerNorm(x)) on a volume: the layer of SegMamba's encoder stages.
+    """x + Mamba(LayerNorm(x)) on a volume; `residual=False` leaves the sum out.
 
     The inter-slice order cuts the volume along its first axis, whatever its size (nnU-Net puts the axis of lowest
     resolution there), unless `n_slices` fixes the number, as released code does.
-    Precision: norm and scan are float32 under fp16 autocast, where the gated sum could overflow; bfloat16 has the
-    range and keeps its dtype for the two linear maps.
     """
 
     def __init__(
@@ -88,21 +87,41 @@ class MambaLayer(nn.Module):
         d_conv: int = 4,
         expand: int = 2,
         n_slices: int | None = None,
+        residual: bool = True,
     ):
         super().__init__()
         self.norm = nn.LayerNorm(channels)
         self.mamba = Mamba(channels, orders, d_state, d_conv, expand)
         self.n_slices = n_slices
+        self.residual = residual
 
     def forward(self, x: Tensor) -> Tensor:
         """(b c *space) -> (b c *space)"""
         n_slices = x.shape[2] if self.n_slices is None else self.n_slices
         with torch.autocast(x.device.type, enabled=False):
-            tokens = x.flatten(2).transpose(1, 2)  # (b l c)
-            dtype = tokens.dtype if tokens.dtype != torch.float16 else torch.float32
-            normed = self.norm(tokens.to(self.norm.weight.dtype))
-            y = self.mamba(normed.to(dtype), n_slices)
-            return x + y.transpose(1, 2).unflatten(2, x.shape[2:])
+            y = normed_mamba(self.norm, self.mamba, to_tokens(x), n_slices)
+            y = to_volume(y, x.shape[2:])
+            return x + y if self.residual else y
+
+
+def to_tokens(x: Tensor) -> Tensor:
+    """(b c *space) -> (b l c), row-major"""
+    return x.flatten(2).transpose(1, 2)
+
+
+def to_volume(tokens: Tensor, space: Sequence[int]) -> Tensor:
+    """(b l c) -> (b c *space)"""
+    return tokens.transpose(1, 2).unflatten(2, tuple(space))
+
+
+def normed_mamba(norm: nn.Module, mamba: Mamba, tokens: Tensor, n_slices: int = 1) -> Tensor:
+    """Mamba(LayerNorm(tokens)) in a precision that holds; call it with autocast off.
+
+    fp16 tokens are computed in float32, where the gated sum cannot overflow; bfloat16 has the range and keeps its
+    dtype for the linear maps. The norm is float32 in both cases.
+    """
+    dtype = tokens.dtype if tokens.dtype != torch.float16 else torch.float32
+    return mamba(norm(tokens.to(norm.weight.dtype)).to(dtype), n_slices)  # type: ignore[arg-type]
 
 
 def _inverse_softplus_of_random_steps(count: int) -> Tensor:

@@ -10,6 +10,7 @@ from nnunet_mamba.version import __version__
 
 VERBS = {
     "demo": "train, cross-validate, ensemble and predict on 25 real cases, through nnU-Net's own commands",
+    "bench": "measure our operators and networks beside other implementations, each checked against the reference",
 }
 
 

@@ -26,7 +26,8 @@ class nnUNetPlannerMamba(ExperimentPlanner):
     mamba_network: ClassVar[Network]
     mixer: ClassVar[str] = "mamba"
     base_features: ClassVar[int]
-    max_features: ClassVar[int]
+    max_features: ClassVar[int | None] = None
+    """None: nnU-Net's own, 512 in 2d and 320 in 3d."""
 
     def __init__(
         self,
@@ -56,7 +57,8 @@ class nnUNetPlannerMamba(ExperimentPlanner):
         )
         check_labels(self.dataset_json["labels"], self.dataset_json.get("regions_class_order"))
         self.UNet_base_num_features = self.base_features
-        self.UNet_max_features_2d = self.UNet_max_features_3d = self.max_features
+        if self.max_features is not None:
+            self.UNet_max_features_2d = self.UNet_max_features_3d = self.max_features
         self._elements_per_voxel: dict[str, float] = {}
 
     @classmethod
@@ -77,7 +79,9 @@ class nnUNetPlannerMamba(ExperimentPlanner):
     def get_plans_for_configuration(self, *args: Any, **kwargs: Any) -> dict:
         """nnU-Net's configuration with our network in it."""
         plan = super().get_plans_for_configuration(*args, **kwargs)
-        plan["architecture"] = architecture_for(self.mamba_network, plan["architecture"], self.mixer)
+        plan["architecture"] = architecture_for(
+            self.mamba_network, plan["architecture"], self.mixer, plan["patch_size"]
+        )
         return plan
 
     def static_estimate_VRAM_usage(  # type: ignore[override]  # noqa: N802  nnU-Net's name; it calls it on the object

@@ -51,7 +51,10 @@ class nnUNetTrainerMamba(nnUNetTrainer):
         Raises ValueError for a plan that this network cannot follow.
         """
         architecture = architecture_for(
-            cls.mamba_network, configuration_manager.configuration["architecture"], cls.mixer
+            cls.mamba_network,
+            configuration_manager.configuration["architecture"],
+            cls.mixer,
+            configuration_manager.patch_size,
         )
         network = get_network_from_plans(
             architecture["network_class_name"],

@@ -8,7 +8,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nnunet_mamba.architectures.segmamba_released import ReleasedSegMamba
+from nnunet_mamba import released
+from nnunet_mamba.architectures.segresmamba import ConvMamba
 from nnunet_mamba.blocks.convolutions import SPACE_3D
 from nnunet_mamba.blocks.gated_spatial_conv import GatedSpatialConv
 from nnunet_mamba.blocks.mamba import Mamba, MambaLayer
@@ -61,6 +62,31 @@ def _up_block(config: dict[str, Any]) -> nn.Module:
     return block
 
 
+def _conv_mamba(config: dict[str, Any]) -> nn.Module:
+    fixed = config["nslices"] if isinstance(config["nslices"], int) else None
+    layers = {"d_state": 16, "d_conv": 4, "expand": 2, "n_slices": fixed} if config["mamba"] else None
+    return ConvMamba(SPACE_3D, config["channels"], KERNEL, layers)
+
+
+def _network(kind: str) -> Build:
+    def make(config: dict[str, Any]) -> nn.Module:
+        known = released.PUBLISHED[kind].config_names()
+        return released.build(kind, **{k: v for k, v in config.items() if k in known})
+
+    return make
+
+
+def _segresmamba(config: dict[str, Any]) -> nn.Module:
+    called = config["mamba"].startswith("called")
+    sizes = {k: config[k] for k in ("in_chans", "out_chans", "feat_size")}
+    return released.build("segresmamba", mamba=called, **sizes)
+
+
+def _umamba(config: dict[str, Any]) -> nn.Module:
+    # "patch" is our word for the released "input_size"
+    return _network(config["kind"])({**config, "patch_size": config["input_size"]})
+
+
 BUILD: dict[str, Build] = {
     "tom": _mamba,
     "mamba_plain": _mamba,
@@ -68,7 +94,11 @@ BUILD: dict[str, Build] = {
     "segmamba_gsc": lambda c: GatedSpatialConv(SPACE_3D, c["channels"], KERNEL),
     "unetr_basic_block": lambda c: _Under("layer", ResidualBlock(SPACE_3D, c["cin"], c["cout"], KERNEL)),
     "unetr_up_block": _up_block,
-    "segmamba": lambda c: ReleasedSegMamba(
-        c["in_chans"], c["out_chans"], c["depths"], c["feat_size"], c["hidden_size"], c["nslices"]
-    ),
+    "segresmamba_cmmb": _conv_mamba,
+    "segmamba": _network("segmamba"),
+    "segmamba_v2": _network("segmamba_v2"),
+    "segresmamba": _segresmamba,
+    "lightmunet": _network("lightmunet"),
+    "umamba_enc": _umamba,
+    "umamba_bot": _umamba,
 }

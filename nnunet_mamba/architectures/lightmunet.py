@@ -1,0 +1,200 @@
+"""LightM-UNet (Liao et al. 2024, arXiv 2403.05246), sized by the nnU-Net plan: few convolutions, Mamba everywhere.
+
+The skeleton is SegResNet (Myronenko 2018): an encoder of residual blocks, here with Mamba layers for convolutions, and
+a light decoder that adds the skips. With 4 isotropic stages of 32, 64, 128, 256 features it is the released network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nnunet_mamba.architectures.topology import (
+    Topology,
+    check_mixer,
+    initialize_convolutions,
+    per_stage,
+    topology,
+)
+from nnunet_mamba.blocks.convolutions import GroupNorm, Space, pointwise
+from nnunet_mamba.blocks.feature_maps import feature_map_size
+from nnunet_mamba.blocks.interpolation import enlarge
+from nnunet_mamba.blocks.mamba import Mamba, normed_mamba, to_tokens, to_volume
+
+GROUPS = 8
+RELU = 0.0  # negative slope, for the initialisation
+
+
+class LightMUNet(nn.Module):
+    """(b c *space) -> logits (b k *space), or with deep supervision a list of n_stages-1 of them, finest first.
+
+    `blocks_down`: residual Mamba blocks per encoder stage; None: 1, 2, ..., 2, 4 as released. `blocks_up`: per decoder
+    stage. `mixer`: "mamba", or "none" for the no-Mamba twin, whose layers keep their norm and linear map only.
+    Raises ValueError for keywords that contradict each other, and for a patch not divisible by the strides.
+    """
+
+    def __init__(
+        self,
+        input_channels: int,
+        num_classes: int,
+        n_stages: int,
+        features_per_stage: int | Sequence[int],
+        conv_op: type[nn.Module],
+        kernel_sizes: int | Sequence[int | Sequence[int]],
+        strides: int | Sequence[int | Sequence[int]],
+        blocks_down: Sequence[int] | None = None,
+        blocks_up: int | Sequence[int] = 1,
+        d_state: int = 16,
+        d_conv: int = 4,
+        expand: int = 2,
+        mixer: str = "mamba",
+        deep_supervision: bool = False,
+    ):
+        super().__init__()
+        check_mixer(mixer)
+        self.topology = topology(n_stages, features_per_stage, conv_op, kernel_sizes, strides)
+        self.input_channels = input_channels
+        down = per_stage("blocks_down", blocks_down or (1, *[2] * (n_stages - 2), 4), n_stages)
+        up = per_stage("blocks_up", blocks_up, n_stages - 1)
+        layers = {"d_state": d_state, "d_conv": d_conv, "expand": expand} if mixer == "mamba" else None
+        self.encoder = Encoder(self.topology, input_channels, down, layers)
+        self.decoder = Decoder(self.topology, num_classes, up, deep_supervision)
+
+    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
+        """(b c *space) -> logits (b k *space) or a list of them"""
+        self.topology.check_patch(x.shape[2:])
+        return self.decoder(self.encoder(x))
+
+    def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> int:
+        """Feature-map elements of one sample with this patch size, for nnU-Net's planner."""
+        self.topology.check_patch(input_size)
+        return feature_map_size(self, self.input_channels, input_size)
+
+    @staticmethod
+    def initialize(module: nn.Module) -> None:
+        """nnU-Net applies this to every module."""
+        initialize_convolutions(module, RELU)
+
+
+class Encoder(nn.Module):
+    """Image -> one skip per stage, full resolution first."""
+
+    def __init__(self, plan: Topology, input_channels: int, blocks: Sequence[int], layers: dict[str, int] | None):
+        super().__init__()
+        space, features = plan.space, plan.features
+        self.stem = _separable(space, input_channels, features[0], plan.kernel_sizes[0])
+        self.down = nn.ModuleList(
+            nn.Sequential(VisionMamba(features[i - 1], features[i], layers), _pool(space, plan.strides[i]))
+            for i in range(1, plan.n_stages)
+        )
+        self.stages = nn.ModuleList(
+            nn.Sequential(*(ResidualMamba(width, layers) for _ in range(count)))
+            for width, count in zip(features, blocks, strict=True)
+        )
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(b c *space) -> skips, full resolution first"""
+        skips = [self.stages[0](self.stem(x))]
+        for down, stage in zip(self.down, list(self.stages)[1:], strict=True):
+            skips.append(stage(down(skips[-1])))
+        return skips
+
+
+class VisionMamba(nn.Module):
+    """Residual vision Mamba layer: linear(LayerNorm(Mamba(LayerNorm(t)) + s t)) with one LayerNorm for both places."""
+
+    def __init__(self, cin: int, cout: int, layers: dict[str, int] | None):
+        super().__init__()
+        self.norm = nn.LayerNorm(cin)
+        self.proj = nn.Linear(cin, cout)
+        self.mamba = Mamba(cin, "f", **layers) if layers is not None else None
+        if self.mamba is not None:
+            self.skip_scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b cin *space) -> (b cout *space)"""
+        with torch.autocast(x.device.type, enabled=False):
+            tokens = to_tokens(x)
+            dtype = tokens.dtype
+            full = tokens.to(self.norm.weight.dtype)
+            if self.mamba is not None:
+                full = normed_mamba(self.norm, self.mamba, tokens).to(full.dtype) + self.skip_scale * full
+            mixed = self.norm(full)
+            y = self.proj(mixed).to(dtype if dtype != torch.float16 else mixed.dtype)
+        return to_volume(y, x.shape[2:])
+
+
+class ResidualMamba(nn.Module):
+    """x + layer(relu(norm(layer(relu(norm(x))))))"""
+
+    def __init__(self, channels: int, layers: dict[str, int] | None):
+        super().__init__()
+        self.norm1, self.norm2 = GroupNorm(GROUPS, channels), GroupNorm(GROUPS, channels)
+        self.conv1, self.conv2 = VisionMamba(channels, channels, layers), VisionMamba(channels, channels, layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b c *space) -> (b c *space)"""
+        y = self.conv1(F.relu(self.norm1(x)))
+        return x + self.conv2(F.relu(self.norm2(y)))
+
+
+class Decoder(nn.Module):
+    """1x1 convolution and linear upsampling, plus the skip, residual blocks with depthwise convolutions."""
+
+    def __init__(self, plan: Topology, num_classes: int, blocks: Sequence[int], deep_supervision: bool):
+        super().__init__()
+        self.deep_supervision = deep_supervision
+        levels = range(plan.n_stages - 2, -1, -1)
+        self.narrow = nn.ModuleList(
+            pointwise(plan.space, plan.features[i + 1], plan.features[i], bias=False) for i in levels
+        )
+        self.stages = nn.ModuleList(
+            nn.Sequential(*(ResidualUp(plan.space, plan.features[i], plan.kernel_sizes[i]) for _ in range(count)))
+            for i, count in zip(levels, blocks, strict=True)
+        )
+        self.final_norm = GroupNorm(GROUPS, plan.features[0])
+        self.seg_layers = nn.ModuleList(_head(plan.space, plan.features[i], num_classes) for i in levels)
+
+    def forward(self, skips: Sequence[Tensor]) -> Tensor | list[Tensor]:
+        """Skips, full resolution first -> logits (b k *space), or a list of them, full resolution first"""
+        x, outputs, last = skips[-1], [], len(self.stages) - 1
+        for i, (narrow, stage, head) in enumerate(zip(self.narrow, self.stages, self.seg_layers, strict=True)):
+            skip = skips[-2 - i]
+            x = stage(enlarge(narrow(x), skip.shape[2:]) + skip)
+            if i == last:
+                x = F.relu(self.final_norm(x))
+            if self.deep_supervision or i == last:
+                outputs.append(head(x))
+        return outputs[::-1] if self.deep_supervision else outputs[-1]
+
+
+class ResidualUp(nn.Module):
+    """relu(norm(separable conv(relu(norm(x))) + s x))"""
+
+    def __init__(self, space: Space, channels: int, kernel: Sequence[int]):
+        super().__init__()
+        self.norm1, self.norm2 = GroupNorm(GROUPS, channels), GroupNorm(GROUPS, channels)
+        self.conv = _separable(space, channels, channels, kernel)
+        self.skip_scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b c *space) -> (b c *space)"""
+        return F.relu(self.norm2(self.conv(F.relu(self.norm1(x))) + self.skip_scale * x))
+
+
+def _separable(space: Space, cin: int, cout: int, kernel: Sequence[int]) -> nn.Sequential:
+    """Depthwise, then pointwise"""
+    depthwise = space.conv(cin, cin, tuple(kernel), padding=tuple(k // 2 for k in kernel), groups=cin, bias=False)
+    return nn.Sequential(depthwise, pointwise(space, cin, cout, bias=False))
+
+
+def _head(space: Space, cin: int, num_classes: int) -> nn.Sequential:
+    """A 1x1 convolution per channel, then one over channels, both with bias, as released"""
+    return nn.Sequential(space.conv(cin, cin, 1, groups=cin), pointwise(space, cin, num_classes))
+
+
+def _pool(space: Space, stride: Sequence[int]) -> nn.Module:
+    return (nn.MaxPool2d if space.dim == 2 else nn.MaxPool3d)(tuple(stride), tuple(stride))

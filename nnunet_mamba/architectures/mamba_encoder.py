@@ -1,0 +1,167 @@
+"""Mamba encoder: a residual U-Net whose encoder turns from convolutions to Mamba with depth. Our own definition.
+
+Two reports describe such a network without code or details: the coronary replication ("U-Net with Mamba blocks in the
+encoder") and a BraTS design document (convolutions first, convolution and Mamba at stage 3, Mamba alone below). Ours:
+
+    stages, finest first       first half: residual convolutions      then: residual convolutions and Mamba
+                               last quarter, at least one: strided convolution, then [Mamba, MLP] blocks
+
+Residual blocks and decoder are nnU-Net's own (residual encoder U-Net, Isensee et al. 2024).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from dynamic_network_architectures.building_blocks.residual import BasicBlockD, StackedResidualBlocks
+from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecoder
+from torch import Tensor, nn
+
+from nnunet_mamba.architectures.topology import (
+    Topology,
+    check_mixer,
+    initialize_convolutions,
+    per_stage,
+    topology,
+)
+from nnunet_mamba.blocks.convolutions import LEAKY_SLOPE, Space
+from nnunet_mamba.blocks.feature_maps import feature_map_size
+from nnunet_mamba.blocks.mamba import MambaLayer, to_tokens, to_volume
+
+NORM = {"eps": 1e-5, "affine": True}
+ACTIVATION = {"negative_slope": LEAKY_SLOPE, "inplace": True}
+SCANS = {"forward": "f", "bidirectional": "fb", "tri-orientated": "fbs"}
+CONV, CONV_MAMBA, MAMBA = "conv", "conv+mamba", "mamba"
+MLP_RATIO = 2
+
+
+class MambaEncoder(nn.Module):
+    """(b c *space) -> logits (b k *space), or with deep supervision a list of n_stages-1 of them, finest first.
+
+    `depths`: blocks per encoder stage. `scan`: "forward", "bidirectional" or "tri-orientated".
+    `mixer`: "mamba", or "none" for the no-Mamba twin, without its Mamba layers.
+    Raises ValueError for keywords that contradict each other, and for a patch not divisible by the strides.
+    """
+
+    def __init__(
+        self,
+        input_channels: int,
+        num_classes: int,
+        n_stages: int,
+        features_per_stage: int | Sequence[int],
+        conv_op: type[nn.Module],
+        kernel_sizes: int | Sequence[int | Sequence[int]],
+        strides: int | Sequence[int | Sequence[int]],
+        depths: int | Sequence[int] = 2,
+        scan: str = "tri-orientated",
+        d_state: int = 16,
+        d_conv: int = 4,
+        expand: int = 2,
+        mixer: str = "mamba",
+        deep_supervision: bool = False,
+    ):
+        super().__init__()
+        check_mixer(mixer)
+        if scan not in SCANS:
+            raise ValueError(f"scan={scan!r}; expected one of {', '.join(SCANS)}")
+        self.topology = topology(n_stages, features_per_stage, conv_op, kernel_sizes, strides)
+        self.input_channels = input_channels
+        layers = {"orders": SCANS[scan], "d_state": d_state, "d_conv": d_conv, "expand": expand}
+        self.encoder = Encoder(
+            self.topology, input_channels, per_stage("depths", depths, n_stages), layers if mixer == "mamba" else None
+        )
+        # nnU-Net's decoder reads its settings from the encoder
+        self.decoder = UNetDecoder(self.encoder, num_classes, 1, deep_supervision)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
+        """(b c *space) -> logits (b k *space) or a list of them"""
+        self.topology.check_patch(x.shape[2:])
+        return self.decoder(self.encoder(x))
+
+    def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> int:
+        """Feature-map elements of one sample with this patch size, for nnU-Net's planner."""
+        self.topology.check_patch(input_size)
+        return feature_map_size(self, self.input_channels, input_size)
+
+    @staticmethod
+    def initialize(module: nn.Module) -> None:
+        """nnU-Net applies this to every module."""
+        initialize_convolutions(module, LEAKY_SLOPE)
+
+
+def stage_kinds(n_stages: int) -> tuple[str, ...]:
+    """What each stage is made of, full resolution first."""
+    convolutions, mambas = math.ceil(n_stages / 2), max(1, n_stages // 4)
+    between = max(0, n_stages - convolutions - mambas)
+    return (CONV,) * (n_stages - mambas - between) + (CONV_MAMBA,) * between + (MAMBA,) * mambas
+
+
+class Encoder(nn.Module):
+    """Image -> one skip per stage, full resolution first. Carries the attributes that nnU-Net's decoder reads."""
+
+    def __init__(self, plan: Topology, input_channels: int, depths: Sequence[int], layers: dict | None):
+        super().__init__()
+        self.output_channels = list(plan.features)
+        self.strides = [list(s) for s in plan.strides]
+        self.kernel_sizes = [list(k) for k in plan.kernel_sizes]
+        self.conv_op, self.conv_bias = plan.space.conv, True
+        self.norm_op, self.norm_op_kwargs = plan.space.norm, NORM
+        self.dropout_op, self.dropout_op_kwargs = None, None
+        self.nonlin, self.nonlin_kwargs = nn.LeakyReLU, ACTIVATION
+        widths = [input_channels, *plan.features]
+        self.stages = nn.ModuleList(
+            _stage(kind, plan.space, widths[i], widths[i + 1], plan.kernel_sizes[i], plan.strides[i], depths[i], layers)
+            for i, kind in enumerate(stage_kinds(plan.n_stages))
+        )
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(b c *space) -> skips, full resolution first"""
+        skips = []
+        for stage in self.stages:
+            x = stage(x)
+            skips.append(x)
+        return skips
+
+
+def _stage(
+    kind: str,
+    space: Space,
+    cin: int,
+    cout: int,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    depth: int,
+    layers: dict | None,
+) -> nn.Module:
+    if kind == MAMBA:
+        down = nn.Sequential(space.conv(cin, cout, tuple(stride), tuple(stride)), space.norm(cout, **NORM))
+        return nn.Sequential(down, *(MambaBlock(cout, layers) for _ in range(depth)))
+    blocks = StackedResidualBlocks(
+        depth, space.conv, cin, cout, list(kernel), list(stride), True, space.norm, NORM, None, None, nn.LeakyReLU,
+        ACTIVATION, BasicBlockD,
+    )  # type: ignore[arg-type]  # fmt: skip
+    if kind == CONV or layers is None:
+        return blocks
+    return nn.Sequential(blocks, MambaLayer(cout, **layers))
+
+
+class MambaBlock(nn.Module):
+    """x + Mamba(LayerNorm(x)), then x + MLP(LayerNorm(x))"""
+
+    def __init__(self, channels: int, layers: dict | None):
+        super().__init__()
+        self.mamba = MambaLayer(channels, **layers) if layers is not None else nn.Identity()
+        self.norm = nn.LayerNorm(channels)
+        self.fc1 = nn.Linear(channels, MLP_RATIO * channels)
+        self.fc2 = nn.Linear(MLP_RATIO * channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b c *space) -> (b c *space)"""
+        x = self.mamba(x)
+        with torch.autocast(x.device.type, enabled=False):
+            tokens = to_tokens(x).to(self.norm.weight.dtype)
+            y = self.fc2(F.gelu(self.fc1(self.norm(tokens))))
+            return x + to_volume(y, x.shape[2:])

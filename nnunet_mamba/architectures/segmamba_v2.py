@@ -1,0 +1,189 @@
+"""SegMamba-V2 (Xing et al. 2025), as released, sized by the nnU-Net plan.
+
+Differs from SegMamba in the encoder: it reads the full-resolution features instead of the image, its convolutions have
+large kernels and channel attention, and Mamba runs only in the deeper half of the stages, where it scans the volume
+along every axis with the same weights. With 5 isotropic stages of 48, 96, 192, 384, 768 it is the released network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nnunet_mamba.architectures.segmamba import SideOutput
+from nnunet_mamba.architectures.topology import (
+    Topology,
+    check_mixer,
+    initialize_convolutions,
+    per_stage,
+    topology,
+)
+from nnunet_mamba.blocks.convolutions import LEAKY_SLOPE, Space
+from nnunet_mamba.blocks.decoder import ResidualDecoder
+from nnunet_mamba.blocks.feature_maps import feature_map_size
+from nnunet_mamba.blocks.mamba import Mamba, normed_mamba, to_tokens, to_volume
+from nnunet_mamba.blocks.residual import ResidualBlock
+
+REDUCTION = 8
+
+
+class SegMambaV2(nn.Module):
+    """(b c *space) -> logits (b k *space), or with deep supervision a list of n_stages-1 of them, finest first.
+
+    `depths`: convolution blocks and, in the deeper half, Mamba layers per stage after the first.
+    `mixer`: "mamba", or "none" for the no-Mamba twin, without its Mamba layers.
+    Raises ValueError for keywords that contradict each other, and for a patch not divisible by the strides.
+    """
+
+    def __init__(
+        self,
+        input_channels: int,
+        num_classes: int,
+        n_stages: int,
+        features_per_stage: int | Sequence[int],
+        conv_op: type[nn.Module],
+        kernel_sizes: int | Sequence[int | Sequence[int]],
+        strides: int | Sequence[int | Sequence[int]],
+        depths: int | Sequence[int] = 2,
+        d_state: int = 16,
+        d_conv: int = 4,
+        expand: int = 2,
+        mixer: str = "mamba",
+        deep_supervision: bool = False,
+    ):
+        super().__init__()
+        check_mixer(mixer)
+        self.topology = topology(n_stages, features_per_stage, conv_op, kernel_sizes, strides)
+        self.input_channels = input_channels
+        layers = {"d_state": d_state, "d_conv": d_conv, "expand": expand} if mixer == "mamba" else None
+        self.encoder = Encoder(self.topology, input_channels, per_stage("depths", depths, n_stages - 1), layers)
+        self.decoder = ResidualDecoder(
+            self.topology.space,
+            self.topology.features,
+            self.topology.kernel_sizes,
+            self.topology.strides,
+            num_classes,
+            deep_supervision,
+        )
+
+    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
+        """(b c *space) -> logits (b k *space) or a list of them"""
+        self.topology.check_patch(x.shape[2:])
+        return self.decoder(self.encoder(x))
+
+    def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> int:
+        """Feature-map elements of one sample with this patch size, for nnU-Net's planner."""
+        self.topology.check_patch(input_size)
+        return feature_map_size(self, self.input_channels, input_size)
+
+    @staticmethod
+    def initialize(module: nn.Module) -> None:
+        """nnU-Net applies this to every module."""
+        initialize_convolutions(module, LEAKY_SLOPE)
+
+
+class Encoder(nn.Module):
+    """Image -> one skip per plan stage, full resolution first."""
+
+    def __init__(self, plan: Topology, input_channels: int, depths: Sequence[int], layers: dict[str, int] | None):
+        super().__init__()
+        space, features = plan.space, plan.features
+        stages = range(1, plan.n_stages)
+        widths = [features[0], *features]  # of the encoder's stage i: features[i - 1], the first two alike
+        self.downsample = nn.ModuleList(
+            _downsample(space, widths[i - 1], widths[i], plan.kernel_sizes[i], plan.strides[i]) for i in stages
+        )
+        self.convolutions = nn.ModuleList(
+            nn.Sequential(*(LargeKernelConv(space, widths[i], plan.kernel_sizes[i]) for _ in range(depths[i - 1])))
+            for i in stages
+        )
+        deeper_half = 1 + len(stages) // 2
+        self.scans = nn.ModuleList(
+            nn.Sequential(*(AxesMamba(widths[i], layers) for _ in range(depths[i - 1])))
+            if layers is not None and i >= deeper_half
+            else nn.Identity()
+            for i in stages
+        )
+        self.side_outputs = nn.ModuleList(SideOutput(space, widths[i]) for i in stages)
+        lifted = [(input_channels, features[0]), *((widths[i], features[i]) for i in stages)]
+        self.skips = nn.ModuleList(
+            ResidualBlock(space, cin, cout, kernel)
+            for (cin, cout), kernel in zip(lifted, plan.kernel_sizes, strict=True)
+        )
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(b c *space) -> skips, full resolution first"""
+        x = self.skips[0](x)
+        skips = [x]
+        parts = zip(self.downsample, self.convolutions, self.scans, self.side_outputs, strict=True)
+        for i, (down, convolutions, scans, side) in enumerate(parts, 1):
+            x = scans(convolutions(down(x)))
+            skips.append(self.skips[i](side(x)))
+        return skips
+
+
+class LargeKernelConv(nn.Module):
+    """A deep path (5, 3, dilated 3) and a short one (3, 1) plus the input, weighted per channel by attention."""
+
+    def __init__(self, space: Space, channels: int, kernel: Sequence[int]):
+        super().__init__()
+        large = tuple(2 * k - 1 for k in kernel)
+        self.deep_path = nn.Sequential(
+            _conv_block(space, channels, large),
+            _conv_block(space, channels, kernel),
+            _conv_block(space, channels, kernel, dilation=2),
+        )
+        self.shortcut_path = nn.Sequential(
+            _conv_block(space, channels, kernel), _conv_block(space, channels, (1,) * space.dim)
+        )
+        hidden = max(1, channels // REDUCTION)
+        self.attention = nn.Sequential(nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b c *space) -> (b c *space)"""
+        y = self.deep_path(x) + self.shortcut_path(x) + x
+        weights = torch.sigmoid(self.attention(y.flatten(2).mean(2)))
+        return y * weights.view(*weights.shape, *(1,) * (y.dim() - 2))
+
+
+class AxesMamba(nn.Module):
+    """x plus one plain Mamba layer applied along every axis of the volume: as it is, and with the first axis swapped
+    with each other one. The weights are the same for all."""
+
+    def __init__(self, channels: int, layers: dict[str, int]):
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.mamba = Mamba(channels, "f", **layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b c *space) -> (b c *space)"""
+        with torch.autocast(x.device.type, enabled=False):
+            y = x
+            for axis in range(2, x.dim()):
+                swapped = x.transpose(2, axis)
+                scanned = normed_mamba(self.norm, self.mamba, to_tokens(swapped))
+                y = y + to_volume(scanned, swapped.shape[2:]).transpose(2, axis)
+            return y
+
+
+def _downsample(space: Space, cin: int, cout: int, kernel: Sequence[int], stride: Sequence[int]) -> nn.Module:
+    return space.conv(cin, cout, tuple(kernel), tuple(stride), tuple(k // 2 for k in kernel))
+
+
+class _ConvBlock(nn.Module):
+    def __init__(self, conv: nn.Module, norm: nn.Module):
+        super().__init__()
+        self.conv, self.norm = conv, norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b c *space) -> (b c *space)"""
+        return F.relu(self.norm(self.conv(x)))
+
+
+def _conv_block(space: Space, channels: int, kernel: Sequence[int], dilation: int = 1) -> nn.Module:
+    padding = tuple(dilation * (k // 2) for k in kernel)
+    conv = space.conv(channels, channels, tuple(kernel), padding=padding, dilation=dilation)
+    return _ConvBlock(conv, space.norm(channels))

@@ -1,0 +1,148 @@
+"""Other people's scans behind our signature, and the arrangement of released SegMamba around any scan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nnunet_mamba.ops import backends, selective_scan
+from nnunet_mamba.ops.selective_scan import mamba_ssm
+from nnunet_mamba.ops.tri_scan.orders import permute, restore
+
+Scan = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """`run` takes the named tensors of a case and returns y; `why_not` tells why it cannot run on a device."""
+
+    name: str
+    run: Callable[..., Tensor]
+    why_not: Callable[[Tensor], str | None]
+    ours: bool = False
+
+
+def scans() -> list[Implementation]:
+    """Single scans with softplus, bias, skip and gate: ours, then everybody else's."""
+    return [*_our_scans(), *_rival_scans()]
+
+
+def _our_scans() -> list[Implementation]:
+    def made(name: str) -> Implementation:
+        def run(**tensors: Tensor) -> Tensor:
+            return selective_scan(**tensors, delta_softplus=True, backend=name)
+
+        return Implementation(f"{name} (ours)", run, backends.load("selective_scan", name).why_not, ours=True)
+
+    return [made(name) for name in backends.names() if name not in ("reference", *backends.ON_REQUEST)]
+
+
+def _rival_scans() -> list[Implementation]:
+    return [
+        Implementation("mamba-ssm selective_scan_cuda", _mamba_ssm, mamba_ssm.why_not),
+        Implementation("mambapy pscan", _mambapy, _needs("mambapy")),
+        Implementation("plain torch loop", _loop, lambda u: None),
+    ]
+
+
+def _needs(package: str) -> Callable[[Tensor], str | None]:
+    return lambda u: None if find_spec(package) else f"{package} is not installed: pip install 'nnunet-mamba[bench]'"
+
+
+def _mamba_ssm(**tensors: Tensor) -> Tensor:
+    module = import_module("mamba_ssm.ops.selective_scan_interface")
+    order = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")
+    return module.selective_scan_fn(*(tensors[k] for k in order), delta_softplus=True)
+
+
+def _around(tensors: dict[str, Tensor], states: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
+    """states(decay (b l d n), input (b l d n), C (b l n)) -> y (b l d), with everything else around it"""
+    u, delta, B, C, z = (tensors[k].transpose(1, 2) for k in ("u", "delta", "B", "C", "z"))
+    dt = F.softplus(delta + tensors["delta_bias"])
+    decay = torch.exp(dt[..., None] * tensors["A"])
+    y = states(decay, (dt * u)[..., None] * B[:, :, None], C) + tensors["D"] * u
+    return (y * F.silu(z)).transpose(1, 2)
+
+
+def _mambapy(**tensors: Tensor) -> Tensor:
+    pscan = import_module("mambapy.pscan").pscan
+    return _around(tensors, lambda decay, given, C: (pscan(decay, given) @ C[..., None])[..., 0])
+
+
+def _loop(**tensors: Tensor) -> Tensor:
+    """One torch statement per step, gradients by autograd: what a port without kernels does."""
+
+    def walk(decay: Tensor, given: Tensor, C: Tensor) -> Tensor:
+        h, ys = torch.zeros_like(given[:, 0]), []
+        for a, x, c in zip(decay.unbind(1), given.unbind(1), C.unbind(1), strict=True):
+            h = a * h + x
+            ys.append((h @ c[..., None])[..., 0])
+        return torch.stack(ys, 1)
+
+    return _around(tensors, walk)
+
+
+def mixers() -> list[Implementation]:
+    """The whole tri-orientated mixer: our fused op per backend, then the released three passes around every scan."""
+
+    def fused(name: str) -> Implementation:
+        from nnunet_mamba.ops import tri_scan
+
+        def run(n_slices: int, **tensors: Tensor) -> Tensor:
+            return tri_scan(**tensors, n_slices=n_slices, backend=name)
+
+        return Implementation(f"fused, {name} (ours)", run, backends.load("tri_scan", name).why_not, ours=True)
+
+    def passes(scan: Implementation) -> Implementation:
+        def run(n_slices: int, **tensors: Tensor) -> Tensor:
+            return three_passes(scan.run, n_slices, **tensors)
+
+        return Implementation(f"three passes, {scan.name}", run, scan.why_not)
+
+    ours = [fused(name) for name in backends.names() if name not in ("reference", *backends.ON_REQUEST)]
+    return ours + [passes(scan) for scan in scans() if scan.name != "plain torch loop"]
+
+
+def three_passes(
+    scan: Scan,
+    n_slices: int,
+    x: Tensor,
+    z: Tensor,
+    conv_weight: Tensor,
+    conv_bias: Tensor,
+    x_proj_weight: Tensor,
+    dt_proj_weight: Tensor,
+    dt_bias: Tensor,
+    A: Tensor,
+    D: Tensor,
+) -> Tensor:
+    """x, z (b l e) -> (b l e): every orientation on permuted copies, gated on its own, put back and summed.
+
+    How released SegMamba arranges it (channels first, a convolution, two projections and a scan per orientation).
+    """
+    total = None
+    for k, order in enumerate("fbs"):
+        xo, zo = (permute(t, order, n_slices).transpose(1, 2).contiguous() for t in (x, z))
+        u = _conv(xo, conv_weight[k].to(x.dtype), conv_bias[k].to(x.dtype))
+        n, rank = A.shape[2], dt_proj_weight.shape[2]
+        low, B, C = (x_proj_weight[k].to(x.dtype) @ u).split([rank, n, n], 1)
+        delta = dt_proj_weight[k].to(x.dtype) @ low
+        y = scan(u=u, delta=delta, A=A[k], B=B, C=C, D=D[k], z=zo, delta_bias=dt_bias[k])
+        y = restore(y.transpose(1, 2), order, n_slices)
+        total = y if total is None else total + y
+    assert total is not None
+    return total
+
+
+def _conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """causal-conv1d's kernel where it is installed and can run, else torch's grouped convolution"""
+    if x.is_cuda and find_spec("causal_conv1d") is not None:
+        return import_module("causal_conv1d").causal_conv1d_fn(x, weight, bias, activation="silu")
+    taps = weight.shape[1]
+    return F.silu(F.conv1d(x, weight[:, None], bias, padding=taps - 1, groups=len(weight))[..., : x.shape[2]])

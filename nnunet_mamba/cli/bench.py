@@ -1,0 +1,150 @@
+"""`nnunet-mamba bench ops|network`: measured tables, as text and as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+DTYPES = ("float32", "bfloat16", "float16")
+DEFAULT_PATCH = {"cpu": (64, 64, 64), "cuda": (128, 128, 128)}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    kinds = parser.add_subparsers(dest="kind", metavar="ops|network", required=True)
+    ops = kinds.add_parser("ops", help="the scan and the mixer, beside every other implementation that is installed")
+    ops.add_argument(
+        "-size", type=int, nargs=4, action="append", metavar=("BATCH", "CHANNELS", "TOKENS", "SLICES"),
+        help="measure this size instead of SegMamba's stages at 128^3; may be repeated",
+    )  # fmt: skip
+    ops.add_argument(
+        "-limit", type=float, default=120, metavar="SECONDS",
+        help="leave out calls that would take longer, by extrapolation (default: %(default)s)",
+    )  # fmt: skip
+    network = kinds.add_parser("network", help="a training step and a prediction of every network on one patch")
+    network.add_argument(
+        "-patch", type=int, nargs=3, metavar=("X", "Y", "Z"), help="default: 64^3 on a CPU, 128^3 else"
+    )
+    network.add_argument("-batch", type=int, default=1, help="default: %(default)s")
+    network.add_argument("-channels", type=int, default=1, help="image channels (default: %(default)s)")
+    network.add_argument("-classes", type=int, default=4, help="classes (default: %(default)s)")
+    network.add_argument("-features", type=int, nargs="+", help="widths per stage (default: nnU-Net's, 32 to 320)")
+    network.add_argument("-only", nargs="+", default=(), metavar="NETWORK", help="these networks instead of all")
+    network.add_argument("--no-training", action="store_true", help="predictions only")
+    for kind in (ops, network):
+        kind.add_argument("-device", choices=("cpu", "cuda"), default=None, help="default: cuda if there is one")
+        kind.add_argument("-dtype", choices=DTYPES, default="float32", help="default: %(default)s")
+        kind.add_argument("-threads", type=int, help="CPU threads (default: torch's)")
+        kind.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Returns 0, or 1 when an implementation of ours gave a wrong result."""
+    import torch
+
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("-device cuda: torch sees no CUDA device here; use -device cpu")
+    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if options.threads is not None:
+        if options.threads < 1:
+            raise ValueError(f"-threads {options.threads}: expected at least 1")
+        torch.set_num_threads(options.threads)
+    measured = _ops(options, device) if options.kind == "ops" else _network(options, device)
+    if options.json:
+        options.json.write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
+        print(f"\nwritten: {options.json}")
+    return 1 if any(row["note"].startswith("wrong") for row in measured["rows"]) else 0
+
+
+def _head(device: Any) -> dict[str, Any]:
+    from nnunet_mamba.benchmarks.machine import copy_bytes_per_second, describe
+
+    head = {**describe(device), "command": "nnunet-mamba " + " ".join(sys.argv[1:])}
+    head["copy_gb_per_second"] = round(copy_bytes_per_second(device) / 1e9, 1)
+    for key, value in head.items():
+        if value is not None:
+            print(f"{key}: {value}")
+    return head
+
+
+def _say(text: str) -> None:
+    print(f"measuring {text} ...", file=sys.stderr, flush=True)
+
+
+def _ops(options: argparse.Namespace, device: Any) -> dict[str, Any]:
+    import torch
+
+    from nnunet_mamba.benchmarks import scan
+
+    dtype = getattr(torch, options.dtype)
+    cases = scan.default_cases(device)
+    if options.size:
+        cases = []
+        for size in options.size:
+            batch, channels, length, slices = size
+            if min(size) < 1 or length % slices:
+                raise ValueError(f"-size {' '.join(map(str, size))}: expected positive numbers, TOKENS % SLICES = 0")
+            cases += [scan.Case("scan", batch, channels, length), scan.Case("mixer", batch, channels, length, slices)]
+    head = _head(device)
+    rows = list(scan.run(cases, device, dtype, options.limit, _say))
+    for case in cases:
+        for part in (scan.FORWARD, scan.TRAINING):
+            lines = [r for r in rows if r.case == str(case) and (r.part == part or r.seconds is None)]
+            floor = scan.floor_bytes(case, dtype, part) / head["copy_gb_per_second"] / 1e9
+            print(f"\n{case}, {part} (memory floor {_time(floor)})\n")
+            _print_table(lines, part)
+    return {"machine": head, "rows": [r.as_json() for r in rows]}
+
+
+def _print_table(lines: Sequence[Any], part: str) -> None:
+    fastest = min((r.seconds for r in lines if r.seconds is not None and r.part == part), default=None)
+    print("| implementation | time | ratio | extra memory | error |\n|---|---|---|---|---|")
+    for r in lines:
+        if r.seconds is None or r.part != part or fastest is None:
+            print(f"| {r.implementation} | {r.note} | | | |")
+        else:
+            ratio = r.seconds / fastest
+            print(
+                f"| {r.implementation} | {_time(r.seconds)} | {ratio:.2f} | {_memory(r.extra_bytes)} | {r.error:.1e} |"
+            )
+
+
+def _network(options: argparse.Namespace, device: Any) -> dict[str, Any]:
+    import torch
+
+    from nnunet_mamba.benchmarks import networks
+
+    patch = options.patch or DEFAULT_PATCH[device.type]
+    work = networks.task(patch, options.batch, options.channels, options.classes, options.features)
+    head = _head(device)
+    say = f"patch {work.patch}, batch {work.batch}, widths {work.features}, {options.dtype}"
+    training = not options.no_training
+    rows = list(networks.run(work, options.only, device, getattr(torch, options.dtype), training, _say))
+    print(f"\n{say}\n")
+    print(
+        "| network | parameters | prediction | extra memory | training step | extra memory |\n|---|---|---|---|---|---|"
+    )
+    for r in rows:
+        if r.note:
+            print(f"| {r.network} | {r.note} | | | | |")
+            continue
+        print(
+            f"| {r.network} | {r.parameters / 1e6:.1f} M | {_time(r.predict_seconds)} | {_memory(r.predict_bytes)} "
+            f"| {_time(r.train_seconds)} | {_memory(r.train_bytes)} |"
+        )
+    return {"machine": head, "task": say, "rows": [r.as_json() for r in rows]}
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{1e3 * seconds:.3g} ms"
+
+
+def _memory(size: int | None) -> str:
+    if size is None:
+        return "-"
+    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
