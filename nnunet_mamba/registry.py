@@ -31,6 +31,10 @@ class Network:
     url: str
     architecture: str
     citation: str
+    base_features: int = 32
+    max_features: int | None = None
+    """Widths that our planner asks nnU-Net for: of the first stage, and at most (None: nnU-Net's 512 in 2d, 320 in 3d).
+    As published, 32 doubling where nothing else is."""
     patch_sized: bool = False
     """Whether the weights depend on the patch size, which the plan then hands to the network."""
 
@@ -86,6 +90,8 @@ NETWORKS = (
         "MICCAI 2024",
         url="https://arxiv.org/abs/2401.13560",
         architecture="nnunet_mamba.architectures.segmamba.SegMamba",
+        base_features=48,
+        max_features=768,
         citation="""@inproceedings{xing2024segmamba,
   title     = {{SegMamba}: Long-range Sequential Modeling {Mamba} for {3D} Medical Image Segmentation},
   author    = {Xing, Zhaohu and Ye, Tian and Yang, Yijun and Liu, Guang and Zhu, Lei},
@@ -100,6 +106,8 @@ NETWORKS = (
         "Segmentation, IEEE TMI 2025",
         url="https://github.com/ge-xing/SegMamba-V2",
         architecture="nnunet_mamba.architectures.segmamba_v2.SegMambaV2",
+        base_features=48,
+        max_features=768,
         citation="""@article{xing2025segmambav2,
   title   = {{SegMamba-V2}: Long-range Sequential Modeling {Mamba} for General {3D} Medical Image Segmentation},
   author  = {Xing, Zhaohu and others},
@@ -113,6 +121,8 @@ NETWORKS = (
         paper="Das et al., SegResMamba: An Efficient Architecture for 3D Medical Image Segmentation, MIDL 2025",
         url="https://arxiv.org/abs/2503.07766",
         architecture="nnunet_mamba.architectures.segresmamba.SegResMamba",
+        base_features=48,
+        max_features=384,
         citation="""@inproceedings{das2025segresmamba,
   title     = {{SegResMamba}: An Efficient Architecture for {3D} Medical Image Segmentation},
   author    = {Das, Badhan Kumar and others},
@@ -143,6 +153,8 @@ NETWORKS = (
         paper="Liao et al., LightM-UNet: Mamba Assists in Lightweight UNet for Medical Image Segmentation, arXiv 2024",
         url="https://arxiv.org/abs/2403.05246",
         architecture="nnunet_mamba.architectures.lightmunet.LightMUNet",
+        base_features=32,
+        max_features=256,
         citation="""@article{liao2024lightmunet,
   title   = {{LightM-UNet}: {Mamba} Assists in Lightweight {UNet} for Medical Image Segmentation},
   author  = {Liao, Weibin and Zhu, Yinghao and Wang, Xinyuan and Pan, Chengwei and Wang, Yasha and Ma, Liantao},

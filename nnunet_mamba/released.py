@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from nnunet_mamba import registry
+from nnunet_mamba.architectures.planned import PlannedNetwork
 
 WRAPPERS = ("module.", "_orig_mod.", "network.")
 """Prefixes that DistributedDataParallel, torch.compile and trainers put before every key."""
@@ -72,9 +73,9 @@ class ReleasedNetwork(nn.Module):
         self.ignored_keys: list[str] = []
         self._published = published
         inputs, outputs, self.arch_kwargs = published.kwargs(**config)
-        self.network = network_class(published)(inputs, outputs, **_with_classes(self.arch_kwargs))
+        self.network: PlannedNetwork = network_class(published)(inputs, outputs, **_with_classes(self.arch_kwargs))
         if published.names:  # published with one head only, at full resolution
-            heads = self.network.decoder.seg_layers
+            heads: Any = self.network.decoder.seg_layers
             for i in range(len(heads) - 1):
                 heads[i] = nn.Identity()
 
@@ -168,7 +169,7 @@ def recognise(weights: Weights) -> Published:
     raise ValueError(f"no published network has these keys ({some}, ...); known: {', '.join(PUBLISHED)}")
 
 
-def network_class(published: Published) -> type[nn.Module]:
+def network_class(published: Published) -> Callable[..., PlannedNetwork]:
     """The class of `nnunet_mamba.architectures` behind a published network."""
     module, _, name = registry.network(published.network).architecture.rpartition(".")
     return getattr(import_module(module), name)

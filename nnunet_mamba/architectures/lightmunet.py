@@ -12,29 +12,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nnunet_mamba.architectures.planned import PlannedNetwork
 from nnunet_mamba.architectures.topology import (
     Topology,
     check_mixer,
-    initialize_convolutions,
     per_stage,
     topology,
 )
 from nnunet_mamba.blocks.convolutions import GroupNorm, Space, pointwise
-from nnunet_mamba.blocks.feature_maps import feature_map_size
 from nnunet_mamba.blocks.interpolation import enlarge
 from nnunet_mamba.blocks.mamba import Mamba, normed_mamba, to_tokens, to_volume
 
 GROUPS = 8
-RELU = 0.0  # negative slope, for the initialisation
 
 
-class LightMUNet(nn.Module):
-    """(b c *space) -> logits (b k *space), or with deep supervision a list of n_stages-1 of them, finest first.
+class LightMUNet(PlannedNetwork):
+    """LightM-UNet. `blocks_down`: residual Mamba blocks per encoder stage; None: 1, 2, ..., 2, 4 as released.
 
-    `blocks_down`: residual Mamba blocks per encoder stage; None: 1, 2, ..., 2, 4 as released. `blocks_up`: per decoder
-    stage. `mixer`: "mamba", or "none" for the no-Mamba twin, whose layers keep their norm and linear map only.
+    `blocks_up`: residual blocks per decoder stage.
+    `mixer`: "mamba", or "none" for the no-Mamba twin, whose layers keep their norm and linear map only.
     Raises ValueError for keywords that contradict each other, and for a patch not divisible by the strides.
     """
+
+    negative_slope = 0.0
 
     def __init__(
         self,
@@ -53,10 +53,8 @@ class LightMUNet(nn.Module):
         mixer: str = "mamba",
         deep_supervision: bool = False,
     ):
-        super().__init__()
+        super().__init__(topology(n_stages, features_per_stage, conv_op, kernel_sizes, strides), input_channels)
         check_mixer(mixer)
-        self.topology = topology(n_stages, features_per_stage, conv_op, kernel_sizes, strides)
-        self.input_channels = input_channels
         down = per_stage("blocks_down", blocks_down or (1, *[2] * (n_stages - 2), 4), n_stages)
         up = per_stage("blocks_up", blocks_up, n_stages - 1)
         layers = {"d_state": d_state, "d_conv": d_conv, "expand": expand} if mixer == "mamba" else None
@@ -64,19 +62,13 @@ class LightMUNet(nn.Module):
         self.decoder = Decoder(self.topology, num_classes, up, deep_supervision)
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
-        """(b c *space) -> logits (b k *space) or a list of them"""
-        self.topology.check_patch(x.shape[2:])
-        return self.decoder(self.encoder(x))
+        """(b c *space) -> logits (b k *space) or a list of them. In float32 even under autocast.
 
-    def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> int:
-        """Feature-map elements of one sample with this patch size, for nnU-Net's planner."""
-        self.topology.check_patch(input_size)
-        return feature_map_size(self, self.input_channels, input_size)
-
-    @staticmethod
-    def initialize(module: nn.Module) -> None:
-        """nnU-Net applies this to every module."""
-        initialize_convolutions(module, RELU)
+        Its many norms amplify rounding: under fp16 the logits would be off by a tenth. The release trains without
+        autocast too.
+        """
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x.to(next(self.parameters()).dtype))
 
 
 class Encoder(nn.Module):

@@ -20,15 +20,14 @@ from dynamic_network_architectures.building_blocks.residual import BasicBlockD, 
 from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecoder
 from torch import Tensor, nn
 
+from nnunet_mamba.architectures.planned import PlannedNetwork
 from nnunet_mamba.architectures.topology import (
     Topology,
     check_mixer,
-    initialize_convolutions,
     per_stage,
     topology,
 )
 from nnunet_mamba.blocks.convolutions import LEAKY_SLOPE, Space
-from nnunet_mamba.blocks.feature_maps import feature_map_size
 from nnunet_mamba.blocks.mamba import MambaLayer, to_tokens, to_volume
 
 NORM = {"eps": 1e-5, "affine": True}
@@ -38,8 +37,8 @@ CONV, CONV_MAMBA, MAMBA = "conv", "conv+mamba", "mamba"
 MLP_RATIO = 2
 
 
-class MambaEncoder(nn.Module):
-    """(b c *space) -> logits (b k *space), or with deep supervision a list of n_stages-1 of them, finest first.
+class MambaEncoder(PlannedNetwork):
+    """Mamba encoder.
 
     `depths`: blocks per encoder stage. `scan`: "forward", "bidirectional" or "tri-orientated".
     `mixer`: "mamba", or "none" for the no-Mamba twin, without its Mamba layers.
@@ -63,33 +62,16 @@ class MambaEncoder(nn.Module):
         mixer: str = "mamba",
         deep_supervision: bool = False,
     ):
-        super().__init__()
+        super().__init__(topology(n_stages, features_per_stage, conv_op, kernel_sizes, strides), input_channels)
         check_mixer(mixer)
         if scan not in SCANS:
             raise ValueError(f"scan={scan!r}; expected one of {', '.join(SCANS)}")
-        self.topology = topology(n_stages, features_per_stage, conv_op, kernel_sizes, strides)
-        self.input_channels = input_channels
         layers = {"orders": SCANS[scan], "d_state": d_state, "d_conv": d_conv, "expand": expand}
         self.encoder = Encoder(
             self.topology, input_channels, per_stage("depths", depths, n_stages), layers if mixer == "mamba" else None
         )
         # nnU-Net's decoder reads its settings from the encoder
         self.decoder = UNetDecoder(self.encoder, num_classes, 1, deep_supervision)  # type: ignore[arg-type]
-
-    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
-        """(b c *space) -> logits (b k *space) or a list of them"""
-        self.topology.check_patch(x.shape[2:])
-        return self.decoder(self.encoder(x))
-
-    def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> int:
-        """Feature-map elements of one sample with this patch size, for nnU-Net's planner."""
-        self.topology.check_patch(input_size)
-        return feature_map_size(self, self.input_channels, input_size)
-
-    @staticmethod
-    def initialize(module: nn.Module) -> None:
-        """nnU-Net applies this to every module."""
-        initialize_convolutions(module, LEAKY_SLOPE)
 
 
 def stage_kinds(n_stages: int) -> tuple[str, ...]:
@@ -140,7 +122,7 @@ def _stage(
         down = nn.Sequential(space.conv(cin, cout, tuple(stride), tuple(stride)), space.norm(cout, **NORM))
         return nn.Sequential(down, *(MambaBlock(cout, layers) for _ in range(depth)))
     blocks = StackedResidualBlocks(
-        depth, space.conv, cin, cout, list(kernel), list(stride), True, space.norm, NORM, None, None, nn.LeakyReLU,
+        depth, space.conv, cin, cout, list(kernel), list(stride), True, space.norm, NORM, None, {}, nn.LeakyReLU,
         ACTIVATION, BasicBlockD,
     )  # type: ignore[arg-type]  # fmt: skip
     if kind == CONV or layers is None:

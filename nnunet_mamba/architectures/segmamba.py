@@ -18,29 +18,29 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nnunet_mamba.architectures.planned import PlannedNetwork
 from nnunet_mamba.architectures.topology import (
     Topology,
     check_mixer,
-    initialize_convolutions,
     per_stage,
     topology,
 )
-from nnunet_mamba.blocks.convolutions import LEAKY_SLOPE, Space, pointwise
+from nnunet_mamba.blocks.convolutions import Space, pointwise
 from nnunet_mamba.blocks.decoder import ResidualDecoder
-from nnunet_mamba.blocks.feature_maps import feature_map_size
 from nnunet_mamba.blocks.gated_spatial_conv import GatedSpatialConv
 from nnunet_mamba.blocks.mamba import MambaLayer
 from nnunet_mamba.blocks.residual import ResidualBlock
 from nnunet_mamba.ops.tri_scan.orders import ORDERS
 
 
-class SegMamba(nn.Module):
-    """(b c *space) -> logits (b k *space), or with deep supervision a list of n_stages-1 of them, finest first.
+class SegMamba(PlannedNetwork):
+    """SegMamba.
 
     `features_per_stage`, `kernel_sizes`, `strides`: one entry per plan stage, full resolution first; strides[0] is 1.
     `depths`: Mamba layers per stage, one number or one per stage after the first.
@@ -73,10 +73,8 @@ class SegMamba(nn.Module):
         mixer: str = "mamba",
         deep_supervision: bool = False,
     ):
-        super().__init__()
+        super().__init__(topology(n_stages, features_per_stage, conv_op, kernel_sizes, strides), input_channels)
         check_mixer(mixer)
-        self.topology = topology(n_stages, features_per_stage, conv_op, kernel_sizes, strides)
-        self.input_channels = input_channels
         count = n_stages - 1
         options = Options(
             depths=per_stage("depths", depths, count, least=0) if mixer == "mamba" else (0,) * count,
@@ -96,33 +94,18 @@ class SegMamba(nn.Module):
             deep_supervision,
         )
 
-    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
-        """(b c *space) -> logits (b k *space) or a list of them"""
-        self.check_patch(x.shape[2:])
-        return self.decoder(self.encoder(x))
-
     def check_patch(self, size: Sequence[int]) -> None:
         """Raises ValueError for a patch that the strides cannot divide, or fixed slices cannot cut."""
         self.topology.check_patch(size)
         total = [1] * len(size)
         for stage, (stride, n) in enumerate(zip(self.topology.strides[1:], self.n_slices, strict=True), 1):
             total = [t * s for t, s in zip(total, stride, strict=True)]
-            tokens = math.prod(p // t for p, t in zip(size, total, strict=True))
+            tokens = math.prod([p // t for p, t in zip(size, total, strict=True)])
             if n is not None and tokens % n:
                 raise ValueError(
                     f"patch {tuple(size)}: stage {stage} has {tokens} tokens, not divisible by n_slices={n}; leave "
                     'n_slices out (released form: nslices="auto") to take the size of the first axis'
                 )
-
-    def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> int:
-        """Feature-map elements of one sample with this patch size, for nnU-Net's planner."""
-        self.topology.check_patch(input_size)
-        return feature_map_size(self, self.input_channels, input_size)
-
-    @staticmethod
-    def initialize(module: nn.Module) -> None:
-        """nnU-Net applies this to every module."""
-        initialize_convolutions(module, LEAKY_SLOPE)
 
 
 @dataclass(frozen=True)
@@ -130,7 +113,7 @@ class Options:
     """What the plan does not say: per stage after the first, the Mamba layers and their slices; and two switches."""
 
     depths: tuple[int, ...]
-    layers: dict[str, int]
+    layers: dict[str, Any]
     n_slices: tuple[int | None, ...]
     gsc: str
     fue: bool

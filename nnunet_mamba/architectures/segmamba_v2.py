@@ -13,25 +13,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nnunet_mamba.architectures.planned import PlannedNetwork
 from nnunet_mamba.architectures.segmamba import SideOutput
 from nnunet_mamba.architectures.topology import (
     Topology,
     check_mixer,
-    initialize_convolutions,
     per_stage,
     topology,
 )
-from nnunet_mamba.blocks.convolutions import LEAKY_SLOPE, Space
+from nnunet_mamba.blocks.convolutions import Space
 from nnunet_mamba.blocks.decoder import ResidualDecoder
-from nnunet_mamba.blocks.feature_maps import feature_map_size
 from nnunet_mamba.blocks.mamba import Mamba, normed_mamba, to_tokens, to_volume
 from nnunet_mamba.blocks.residual import ResidualBlock
 
 REDUCTION = 8
 
 
-class SegMambaV2(nn.Module):
-    """(b c *space) -> logits (b k *space), or with deep supervision a list of n_stages-1 of them, finest first.
+class SegMambaV2(PlannedNetwork):
+    """SegMamba-V2.
 
     `depths`: convolution blocks and, in the deeper half, Mamba layers per stage after the first.
     `mixer`: "mamba", or "none" for the no-Mamba twin, without its Mamba layers.
@@ -54,10 +53,8 @@ class SegMambaV2(nn.Module):
         mixer: str = "mamba",
         deep_supervision: bool = False,
     ):
-        super().__init__()
+        super().__init__(topology(n_stages, features_per_stage, conv_op, kernel_sizes, strides), input_channels)
         check_mixer(mixer)
-        self.topology = topology(n_stages, features_per_stage, conv_op, kernel_sizes, strides)
-        self.input_channels = input_channels
         layers = {"d_state": d_state, "d_conv": d_conv, "expand": expand} if mixer == "mamba" else None
         self.encoder = Encoder(self.topology, input_channels, per_stage("depths", depths, n_stages - 1), layers)
         self.decoder = ResidualDecoder(
@@ -68,21 +65,6 @@ class SegMambaV2(nn.Module):
             num_classes,
             deep_supervision,
         )
-
-    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
-        """(b c *space) -> logits (b k *space) or a list of them"""
-        self.topology.check_patch(x.shape[2:])
-        return self.decoder(self.encoder(x))
-
-    def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> int:
-        """Feature-map elements of one sample with this patch size, for nnU-Net's planner."""
-        self.topology.check_patch(input_size)
-        return feature_map_size(self, self.input_channels, input_size)
-
-    @staticmethod
-    def initialize(module: nn.Module) -> None:
-        """nnU-Net applies this to every module."""
-        initialize_convolutions(module, LEAKY_SLOPE)
 
 
 class Encoder(nn.Module):

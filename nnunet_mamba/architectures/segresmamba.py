@@ -15,21 +15,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nnunet_mamba.architectures.planned import PlannedNetwork
 from nnunet_mamba.architectures.segmamba import SideOutput, Stem
-from nnunet_mamba.architectures.topology import Topology, check_mixer, initialize_convolutions, topology
+from nnunet_mamba.architectures.topology import Topology, check_mixer, topology
 from nnunet_mamba.blocks.convolutions import GroupNorm, Space, pointwise, same_conv
-from nnunet_mamba.blocks.feature_maps import feature_map_size
 from nnunet_mamba.blocks.interpolation import enlarge
 from nnunet_mamba.blocks.mamba import MambaLayer
 from nnunet_mamba.ops.tri_scan.orders import ORDERS
 
 GROUPS = 8
-RELU = 0.0  # negative slope, for the initialisation
+
 SKIPS = ("sum", "concat")
 
 
-class SegResMamba(nn.Module):
-    """(b c *space) -> logits (b k *space), or with deep supervision a list of n_stages-1 of them, finest first.
+class SegResMamba(PlannedNetwork):
+    """SegResMamba.
 
     The encoder's stage i has the width of plan stage i-1; the last plan width is not used.
     `skip`: "sum" as published, or "concat" (then a 1x1 convolution), to check the paper's claim for sums.
@@ -37,6 +37,8 @@ class SegResMamba(nn.Module):
     `mixer`: "mamba" as in the paper, or "none" for the no-Mamba twin, which is what the released code computes.
     Raises ValueError for keywords that contradict each other, and for a patch not divisible by the strides.
     """
+
+    negative_slope = 0.0
 
     def __init__(
         self,
@@ -55,30 +57,13 @@ class SegResMamba(nn.Module):
         mixer: str = "mamba",
         deep_supervision: bool = False,
     ):
-        super().__init__()
+        super().__init__(topology(n_stages, features_per_stage, conv_op, kernel_sizes, strides), input_channels)
         check_mixer(mixer)
         if skip not in SKIPS:
             raise ValueError(f"skip={skip!r}; expected one of {', '.join(SKIPS)}")
-        self.topology = topology(n_stages, features_per_stage, conv_op, kernel_sizes, strides)
-        self.input_channels = input_channels
         layers = {"d_state": d_state, "d_conv": d_conv, "expand": expand, "n_slices": n_slices}
         self.encoder = Encoder(self.topology, input_channels, layers if mixer == "mamba" else None)
         self.decoder = Decoder(self.topology, num_classes, skip, deep_supervision)
-
-    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
-        """(b c *space) -> logits (b k *space) or a list of them"""
-        self.topology.check_patch(x.shape[2:])
-        return self.decoder(self.encoder(x))
-
-    def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> int:
-        """Feature-map elements of one sample with this patch size, for nnU-Net's planner."""
-        self.topology.check_patch(input_size)
-        return feature_map_size(self, self.input_channels, input_size)
-
-    @staticmethod
-    def initialize(module: nn.Module) -> None:
-        """nnU-Net applies this to every module."""
-        initialize_convolutions(module, RELU)
 
 
 class Encoder(nn.Module):

@@ -17,17 +17,17 @@ import torch.nn.functional as F
 from dynamic_network_architectures.building_blocks.residual import BasicBlockD
 from torch import Tensor, nn
 
-from nnunet_mamba.architectures.topology import Topology, check_mixer, initialize_convolutions, per_stage, topology
+from nnunet_mamba.architectures.planned import PlannedNetwork
+from nnunet_mamba.architectures.topology import Topology, check_mixer, per_stage, topology
 from nnunet_mamba.blocks.convolutions import LEAKY_SLOPE, Space, pointwise
-from nnunet_mamba.blocks.feature_maps import feature_map_size
 from nnunet_mamba.blocks.mamba import Mamba, MambaLayer, normed_mamba
 
 NORM = {"eps": 1e-5, "affine": True}
 ACTIVATION = {"negative_slope": LEAKY_SLOPE, "inplace": True}
 
 
-class UMamba(nn.Module):
-    """(b c *space) -> logits (b k *space), or with deep supervision a list of n_stages-1 of them, finest first.
+class UMamba(PlannedNetwork):
+    """Both variants, see UMambaEnc and UMambaBot.
 
     `n_conv_per_stage`, `n_conv_per_stage_decoder`: residual blocks per stage; the deeper half has one, as released.
     `patch_size`: given, stages with no more voxels than channels scan over channels instead of voxels, as released;
@@ -54,10 +54,8 @@ class UMamba(nn.Module):
         mixer: str = "mamba",
         deep_supervision: bool = False,
     ):
-        super().__init__()
+        super().__init__(topology(n_stages, features_per_stage, conv_op, kernel_sizes, strides), input_channels)
         check_mixer(mixer)
-        self.topology = topology(n_stages, features_per_stage, conv_op, kernel_sizes, strides)
-        self.input_channels = input_channels
         if patch_size is not None:
             self.topology.check_patch(patch_size)
         half = math.ceil(n_stages / 2)
@@ -86,16 +84,6 @@ class UMamba(nn.Module):
         skips = self.encoder(x)
         skips[-1] = self._bottleneck(skips[-1])
         return self.decoder(skips)
-
-    def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> int:
-        """Feature-map elements of one sample with this patch size, for nnU-Net's planner."""
-        self.topology.check_patch(input_size)
-        return feature_map_size(self, self.input_channels, input_size)
-
-    @staticmethod
-    def initialize(module: nn.Module) -> None:
-        """nnU-Net applies this to every module."""
-        initialize_convolutions(module, LEAKY_SLOPE)
 
 
 class UMambaEnc(UMamba):
@@ -265,9 +253,7 @@ def _stage(
 ) -> nn.Sequential:
     first = _ResidualBlock(space, cin, cout, kernel, stride)
     rest = (
-        BasicBlockD(
-            space.conv, cout, cout, list(kernel), 1, True, space.norm, NORM, None, None, nn.LeakyReLU, ACTIVATION
-        )  # type: ignore[arg-type]
+        BasicBlockD(space.conv, cout, cout, list(kernel), 1, True, space.norm, NORM, None, {}, nn.LeakyReLU, ACTIVATION)  # type: ignore[arg-type]
         for _ in range(blocks - 1)
     )
     return nn.Sequential(first, *rest)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-ENOUGH_SECONDS, MOST_REPEATS = 2.0, 20
+ENOUGH_SECONDS, MOST_REPEATS, ONCE_SECONDS = 2.0, 20, 10.0
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,16 @@ class Measurement:
 
 
 def measure(call: Callable[[], object], device: torch.device) -> Measurement:
-    """Warm up once, take the memory of one call, then repeat for two seconds or 20 calls and keep the shortest."""
-    first = _seconds(call, device)
+    """Shortest time and peak memory of a call that has run before.
+
+    The first call counts the memory; further ones are timed for two seconds or 20 times. Calls of more than ten seconds
+    are made only once.
+    """
+    start = time.perf_counter()
     extra = peak_extra_bytes(call, device)
+    first = time.perf_counter() - start
+    if first > ONCE_SECONDS:
+        return Measurement(first, extra)
     repeats = max(1, min(MOST_REPEATS, int(ENOUGH_SECONDS / max(first, 1e-6))))
     return Measurement(min(_seconds(call, device) for _ in range(repeats)), extra)
 

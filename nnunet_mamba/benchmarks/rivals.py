@@ -95,7 +95,7 @@ def mixers() -> list[Implementation]:
         from nnunet_mamba.ops import tri_scan
 
         def run(n_slices: int, **tensors: Tensor) -> Tensor:
-            return tri_scan(**tensors, n_slices=n_slices, backend=name)
+            return tri_scan(**tensors, n_slices=n_slices, backend=name)  # type: ignore[arg-type]
 
         return Implementation(f"fused, {name} (ours)", run, backends.load("tri_scan", name).why_not, ours=True)
 

@@ -108,7 +108,7 @@ def check(
     if case.op == "scan":
         wanted = selective_scan(**judge, delta_softplus=True, backend="reference")
     else:
-        wanted = tri_scan(**judge, n_slices=slices, backend="reference")
+        wanted = tri_scan(**judge, n_slices=slices, backend="reference")  # type: ignore[arg-type]
     grads = torch.autograd.grad(wanted.sum(), list(judge.values()))
 
     _training(implementation, short, inputs)  # compile

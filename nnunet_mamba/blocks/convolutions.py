@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -60,9 +61,9 @@ class Space:
     """The layer classes of one spatial dimension."""
 
     dim: int
-    conv: Callable[..., nn.Module]
-    transposed: Callable[..., nn.Module]
-    norm: Callable[..., nn.Module]
+    conv: Any  # classes of modules; torch gives the dimensions no common signature
+    transposed: Any
+    norm: Any
 
 
 SPACE_2D = Space(2, nn.Conv2d, nn.ConvTranspose2d, InstanceNorm2d)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 from importlib import import_module
+from types import ModuleType
 
 from nnunet_mamba.version import __version__
 
 VERBS = {
     "demo": "train, cross-validate, ensemble and predict on 25 real cases, through nnU-Net's own commands",
+    "list": "show the networks, their names for nnU-Net, sizes and sources",
+    "convert-checkpoint": "turn a published checkpoint into an nnU-Net model folder or into pretrained weights",
     "bench": "measure our operators and networks beside other implementations, each checked against the reference",
 }
 
@@ -28,16 +31,20 @@ def main(arguments: list[str] | None = None) -> int:
     for name, summary in VERBS.items():
         verb = verbs.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
         if given[:1] == [name]:
-            import_module(f"nnunet_mamba.cli.{name}").add_arguments(verb)
+            _module(name).add_arguments(verb)
     options = parser.parse_args(given)
     try:
-        return import_module(f"nnunet_mamba.cli.{options.verb}").run(options)
+        return _module(options.verb).run(options)
     except ValueError as error:
         print(f"nnunet-mamba {options.verb}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"\nnnunet-mamba {options.verb}: interrupted; run the same command again to continue", file=sys.stderr)
         return 130
+
+
+def _module(verb: str) -> ModuleType:
+    return import_module(f"nnunet_mamba.cli.{verb.replace('-', '_')}")
 
 
 if __name__ == "__main__":

@@ -21,13 +21,10 @@ STOCK_PREPROCESSOR = "DefaultPreprocessor"
 
 
 class nnUNetPlannerMamba(ExperimentPlanner):
-    """Subclasses name a network and its widths."""
+    """Subclasses name a network; its record says how wide it is planned."""
 
     mamba_network: ClassVar[Network]
     mixer: ClassVar[str] = "mamba"
-    base_features: ClassVar[int]
-    max_features: ClassVar[int | None] = None
-    """None: nnU-Net's own, 512 in 2d and 320 in 3d."""
 
     def __init__(
         self,
@@ -56,9 +53,9 @@ class nnUNetPlannerMamba(ExperimentPlanner):
             suppress_transpose,
         )
         check_labels(self.dataset_json["labels"], self.dataset_json.get("regions_class_order"))
-        self.UNet_base_num_features = self.base_features
-        if self.max_features is not None:
-            self.UNet_max_features_2d = self.UNet_max_features_3d = self.max_features
+        self.UNet_base_num_features = self.mamba_network.base_features
+        if self.mamba_network.max_features is not None:
+            self.UNet_max_features_2d = self.UNet_max_features_3d = self.mamba_network.max_features
         self._elements_per_voxel: dict[str, float] = {}
 
     @classmethod

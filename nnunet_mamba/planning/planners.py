@@ -7,11 +7,7 @@ from nnunet_mamba.planning.base import nnUNetPlannerMamba
 
 
 class nnUNetPlannerSegMamba(nnUNetPlannerMamba):
-    """Widths 48, 96, 192, 384, 768, ... as published."""
-
     mamba_network = registry.network("SegMamba")
-    base_features = 48
-    max_features = 768
 
 
 class nnUNetPlannerSegMambaNoMamba(nnUNetPlannerSegMamba):
@@ -19,11 +15,7 @@ class nnUNetPlannerSegMambaNoMamba(nnUNetPlannerSegMamba):
 
 
 class nnUNetPlannerSegMambaV2(nnUNetPlannerMamba):
-    """Widths 48, 96, 192, 384, 768, ... as published."""
-
     mamba_network = registry.network("SegMambaV2")
-    base_features = 48
-    max_features = 768
 
 
 class nnUNetPlannerSegMambaV2NoMamba(nnUNetPlannerSegMambaV2):
@@ -31,11 +23,7 @@ class nnUNetPlannerSegMambaV2NoMamba(nnUNetPlannerSegMambaV2):
 
 
 class nnUNetPlannerSegResMamba(nnUNetPlannerMamba):
-    """Widths 48, 96, 192, 384, ... as published."""
-
     mamba_network = registry.network("SegResMamba")
-    base_features = 48
-    max_features = 384
 
 
 class nnUNetPlannerSegResMambaNoMamba(nnUNetPlannerSegResMamba):
@@ -43,10 +31,7 @@ class nnUNetPlannerSegResMambaNoMamba(nnUNetPlannerSegResMamba):
 
 
 class nnUNetPlannerUMambaEnc(nnUNetPlannerMamba):
-    """Widths as nnU-Net plans them, as published."""
-
     mamba_network = registry.network("UMambaEnc")
-    base_features = 32
 
 
 class nnUNetPlannerUMambaEncNoMamba(nnUNetPlannerUMambaEnc):
@@ -54,10 +39,7 @@ class nnUNetPlannerUMambaEncNoMamba(nnUNetPlannerUMambaEnc):
 
 
 class nnUNetPlannerUMambaBot(nnUNetPlannerMamba):
-    """Widths as nnU-Net plans them, as published."""
-
     mamba_network = registry.network("UMambaBot")
-    base_features = 32
 
 
 class nnUNetPlannerUMambaBotNoMamba(nnUNetPlannerUMambaBot):
@@ -65,11 +47,7 @@ class nnUNetPlannerUMambaBotNoMamba(nnUNetPlannerUMambaBot):
 
 
 class nnUNetPlannerLightMUNet(nnUNetPlannerMamba):
-    """Widths 32, 64, 128, 256, ... as in the released trainer."""
-
     mamba_network = registry.network("LightMUNet")
-    base_features = 32
-    max_features = 256
 
 
 class nnUNetPlannerLightMUNetNoMamba(nnUNetPlannerLightMUNet):
@@ -77,10 +55,7 @@ class nnUNetPlannerLightMUNetNoMamba(nnUNetPlannerLightMUNet):
 
 
 class nnUNetPlannerMambaEncoder(nnUNetPlannerMamba):
-    """Widths as nnU-Net plans them."""
-
     mamba_network = registry.network("MambaEncoder")
-    base_features = 32
 
 
 class nnUNetPlannerMambaEncoderNoMamba(nnUNetPlannerMambaEncoder):

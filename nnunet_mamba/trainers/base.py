@@ -65,7 +65,7 @@ class nnUNetTrainerMamba(nnUNetTrainer):
             allow_init=True,
             deep_supervision=enable_deep_supervision,
         )
-        network.topology.check_patch(configuration_manager.patch_size)
+        network.check_patch(configuration_manager.patch_size)
         return network
 
     @classmethod

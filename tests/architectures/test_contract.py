@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from nnunet_mamba.blocks.mamba import Mamba, MambaLayer
 from tests.ops.cases import relative_error
 
 NETWORKS = [(record, mixer) for record in registry.NETWORKS for mixer in ("mamba", "none")]
-EXAM = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+EXAM = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 MAX_VOXELS = 4096
 every_network = pytest.mark.parametrize(
     ("record", "mixer"), NETWORKS, ids=lambda v: v.name if isinstance(v, registry.Network) else v
@@ -40,7 +41,7 @@ class Plan:
 @st.composite
 def plans(draw: st.DrawFn) -> Plan:
     dim = draw(st.sampled_from((2, 3)))
-    n_stages = draw(st.integers(2, 7))
+    n_stages = draw(st.integers(2, 8))
     single = draw(st.integers(0, dim - 1)) if draw(st.booleans()) else None  # an axis of one voxel
     strides, kernels, total = [[1] * dim], [], [1] * dim
     for _ in range(1, n_stages):
@@ -65,11 +66,16 @@ def plans(draw: st.DrawFn) -> Plan:
     return Plan(json.loads(json.dumps(kwargs)), tuple(patch), draw(st.sampled_from((1, 4))))
 
 
-def build(record: registry.Network, mixer: str, plan: Plan, deep_supervision: bool = True) -> nn.Module:
+def build(
+    record: registry.Network, mixer: str, plan: Plan, deep_supervision: bool = True, classes: int = 3
+) -> nn.Module:
     kwargs = {**plan.kwargs, "mixer": mixer}
+    if record.patch_sized:
+        kwargs["patch_size"] = list(plan.patch)
     return get_network_from_plans(
-        record.architecture, kwargs, ["conv_op"], plan.channels, 3, allow_init=True, deep_supervision=deep_supervision
-    )
+        record.architecture, kwargs, ["conv_op"], plan.channels, classes, allow_init=True,
+        deep_supervision=deep_supervision,
+    )  # fmt: skip
 
 
 @every_network
@@ -104,13 +110,10 @@ def test_checkpoints_do_not_depend_on_deep_supervision(record: registry.Network,
     with_heads.load_state_dict(without.state_dict(), strict=True)
     x = torch.randn(1, plan.channels, *plan.patch)
     assert torch.equal(with_heads(x)[0], without(x))
-    heads = [key for key in without.state_dict() if ".seg_layers." in key]
-    assert len(heads) == 2 * (plan.kwargs["n_stages"] - 1)
+    heads = {key.split(".seg_layers.")[1].split(".")[0] for key in without.state_dict() if ".seg_layers." in key}
+    assert heads == {str(i) for i in range(plan.kwargs["n_stages"] - 1)}
     # whatever else depends on the number of classes would break nnU-Net's loader of pretrained weights
-    other_classes = get_network_from_plans(
-        record.architecture, {**plan.kwargs, "mixer": mixer}, ["conv_op"], plan.channels, 5, deep_supervision=True
-    )
-    other = other_classes.state_dict()
+    other = build(record, mixer, plan, classes=5).state_dict()
     assert all(other[k].shape == v.shape for k, v in without.state_dict().items() if ".seg_layers." not in k)
 
 
@@ -142,18 +145,6 @@ def _small(dim: int = 3, **changes: Any) -> SegMamba:
         "kernel_sizes": 3, "strides": [1, 2, 2],
     }  # fmt: skip
     return SegMamba(1, 2, **{**keywords, **changes})
-
-
-def test_initialize_touches_convolutions_only() -> None:
-    network = _small()
-    before = {k: v.clone() for k, v in network.state_dict().items()}
-    network.apply(network.initialize)
-    after = network.state_dict()
-    changed = {k for k in before if not torch.equal(before[k], after[k])}
-    mamba = {k for k in before if ".mamba." in k or ".norm." in k}
-    assert mamba
-    assert not changed & mamba
-    assert {k for k in before if k.endswith("weight")} - mamba <= changed
 
 
 def test_mamba_starts_as_published() -> None:
@@ -203,10 +194,19 @@ def _loss(outputs: list[Tensor]) -> Tensor:
     return torch.stack([output.square().mean() for output in outputs]).sum()
 
 
-@pytest.mark.parametrize("dim", [2, 3])
-def test_float64_and_compilation(dim: int) -> None:
-    network = _small(dim, deep_supervision=True).double()
-    x = torch.randn(1, 1, *(8,) * dim).double()
+def _plan(dim: int, n_stages: int = 3, edge: int = 8) -> Plan:
+    kwargs = {
+        "n_stages": n_stages, "features_per_stage": [4, 8, 8, 8][:n_stages],
+        "conv_op": f"torch.nn.modules.conv.Conv{dim}d", "kernel_sizes": 3, "strides": [1, *[2] * (n_stages - 1)],
+    }  # fmt: skip
+    return Plan(kwargs, (edge,) * dim, 1)
+
+
+@every_network
+def test_float64_and_compilation(record: registry.Network, mixer: str) -> None:
+    plan = _plan(3 if mixer == "mamba" else 2)
+    network = build(record, mixer, plan).double()
+    x = torch.randn(1, 1, *plan.patch).double()
     expected = network(x)
     assert expected[0].dtype == torch.float64
     torch._dynamo.reset()
@@ -221,17 +221,77 @@ def test_float64_and_compilation(dim: int) -> None:
         assert (gradient - wanted).abs().max() < 1e-10 * max(g.abs().max() for g in wanted_gradients)
 
 
+@every_network
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_autocast_is_finite_and_close(dtype: torch.dtype) -> None:
-    network = _small()
-    x = torch.randn(2, 1, 16, 16, 16)
+def test_autocast_is_finite_and_close(record: registry.Network, mixer: str, dtype: torch.dtype) -> None:
+    plan = _plan(2, edge=32)
+    plan.kwargs["features_per_stage"] = [32, 64, 64]
+    network = build(record, mixer, plan, deep_supervision=False)
+    x = torch.randn(2, 1, 32, 32)
     expected = network(x)
     with torch.autocast("cpu", dtype=dtype):
         output = network(x)
         output.float().square().mean().backward()
     assert all(p.grad.isfinite().all() for p in network.parameters() if p.grad is not None)
-    # about 20 layers, each rounding to 8 (11) bits
-    assert relative_error(output.float(), expected) < (0.1 if dtype == torch.bfloat16 else 0.02)
+    # about 20 layers, each rounding to 8 (11) bits; measured: 0.06 (0.008) at most
+    assert relative_error(output.float(), expected) < (0.15 if dtype == torch.bfloat16 else 0.02)
+
+
+@every_network
+def test_initialize_touches_convolutions_only(record: registry.Network, mixer: str) -> None:
+    network = build(record, mixer, _plan(3))
+    before = {k: v.clone() for k, v in network.state_dict().items()}
+    network.apply(network.initialize)
+    convolutions = {
+        f"{name}.weight"
+        for name, m in network.named_modules(remove_duplicate=False)
+        if isinstance(m, (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d))
+    }
+    changed = {k for k, v in network.state_dict().items() if not torch.equal(before[k], v)}
+    assert convolutions <= changed
+    assert {k.removesuffix("bias").removesuffix("weight") for k in changed} == {
+        k.removesuffix("weight") for k in convolutions
+    }
+
+
+@every_network
+def test_twin_has_no_mamba_and_the_network_has(record: registry.Network, mixer: str) -> None:
+    for dim in (2, 3):
+        for n_stages in (2, 4):
+            network = build(record, mixer, _plan(dim, n_stages, 16))
+            assert any(isinstance(m, Mamba) for m in network.modules()) == (mixer == "mamba")
+
+
+@every_network
+def test_wrong_patch_is_refused_with_sizes_that_work(record: registry.Network, mixer: str) -> None:
+    network = build(record, mixer, _plan(3))
+    with pytest.raises(ValueError, match=r"Use \(8, 12, 8\) or \(12, 12, 12\)"):
+        network(torch.randn(1, 1, 10, 12, 9))
+    with pytest.raises(ValueError, match="has 2 axes; this network is 3d"):
+        network.check_patch((8, 8))
+
+
+# sum of |logits| of each network, seeded, in float64: changes only when a network computes something else than before
+FROZEN = json.loads((Path(__file__).parent / "frozen_outputs.json").read_text())
+
+
+@every_network
+@pytest.mark.parametrize("dim", [2, 3])
+def test_frozen_output(record: registry.Network, mixer: str, dim: int) -> None:
+    assert frozen_output(record, mixer, dim) == pytest.approx(FROZEN[f"{record.name} {mixer} {dim}d"], rel=1e-9)
+
+
+def frozen_output(record: registry.Network, mixer: str, dim: int) -> float:
+    """To record: python -m tests.architectures.record_frozen_outputs"""
+    network = build(record, mixer, _plan(dim, 4, 16), deep_supervision=False).double().eval()
+    weights = np.random.RandomState(0)
+    with torch.no_grad():
+        for name, parameter in sorted(network.named_parameters()):
+            if not name.endswith("_log"):
+                values = weights.standard_normal(parameter.shape) / np.sqrt(max(1, parameter[0].numel()))
+                parameter.copy_(torch.from_numpy(values))
+        x = torch.from_numpy(weights.standard_normal((1, 1, *(16,) * dim)))
+        return float(network(x).abs().sum())
 
 
 def test_large_activations_survive_fp16() -> None:

@@ -1,0 +1,51 @@
+"""`nnunet-mamba list`: the networks, their names for nnU-Net, sizes and sources."""
+
+from __future__ import annotations
+
+import argparse
+from importlib import import_module
+
+from nnunet_mamba import registry
+
+SHOWN_STAGES, SHOWN_CHANNELS, SHOWN_CLASSES = 5, 1, 3
+FALLBACK_MAX = 320  # nnU-Net's own limit in 3d
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--cite", action="store_true", help="print BibTeX entries instead")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Returns 0."""
+    if options.cite:
+        entries = dict.fromkeys(n.citation for n in registry.NETWORKS if n.citation)
+        print("\n\n".join(entries))
+        return 0
+    for record in registry.NETWORKS:
+        millions, twin = (count_parameters(record, mixer) / 1e6 for mixer in ("mamba", "none"))
+        print(f"{record.name}: {record.summary}")
+        print(f"  train      nnUNetv2_train DATASET 3d_fullres FOLD -tr {record.trainer}")
+        print(f"  plan       nnUNetv2_plan_experiment -d DATASET -pl {record.planner}   (then -p {record.plans})")
+        print(f"  control    -tr {record.no_mamba_trainer}")
+        print(f"  parameters {millions:.1f} M, without Mamba {twin:.1f} M")
+        print(f"  source     {record.paper}{'; ' if record.url else ''}{record.url}\n")
+    print(
+        f"Parameters: 3d, {SHOWN_STAGES} stages, as our planner sizes them, {SHOWN_CHANNELS} channel, {SHOWN_CLASSES} "
+        "classes; a plan with more stages has more.\nBibTeX: nnunet-mamba list --cite"
+    )
+    return 0
+
+
+def count_parameters(record: registry.Network, mixer: str) -> int:
+    """Parameters of the plan-sized network at the shown size, each counted once. Allocates nothing."""
+    import torch
+
+    module, _, name = record.architecture.rpartition(".")
+    most = record.max_features or FALLBACK_MAX
+    features = [min(record.base_features * 2**i, most) for i in range(SHOWN_STAGES)]
+    with torch.device("meta"):
+        network = getattr(import_module(module), name)(
+            SHOWN_CHANNELS, SHOWN_CLASSES, SHOWN_STAGES, features, torch.nn.Conv3d, 3,
+            [1, *[2] * (SHOWN_STAGES - 1)], mixer=mixer, deep_supervision=True,
+        )  # fmt: skip
+    return sum(p.numel() for p in network.parameters())

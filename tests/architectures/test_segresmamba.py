@@ -1,0 +1,71 @@
+"""What the SegResMamba paper claims, as far as it can be checked without its data and a GPU."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from nnunet_mamba.architectures.segmamba import SegMamba
+from nnunet_mamba.architectures.segresmamba import ConvMamba, SegResMamba
+from nnunet_mamba.blocks.convolutions import SPACE_2D, SPACE_3D
+
+SIZES = {"n_stages": 5, "features_per_stage": [48, 96, 192, 384, 384], "kernel_sizes": 3, "strides": [1, 2, 2, 2, 2]}
+
+
+def _parameters(network: nn.Module) -> int:
+    return sum(p.numel() for p in network.parameters())
+
+
+def test_summed_skips_are_smaller_than_concatenated_ones() -> None:
+    """Claim 1: skip summation saves parameters and memory. By how much, for the published size."""
+    added = SegResMamba(4, 3, conv_op=nn.Conv3d, **SIZES)
+    joined = SegResMamba(4, 3, conv_op=nn.Conv3d, skip="concat", **SIZES)
+    # one 1x1 convolution from 2w to w per decoder level
+    assert _parameters(joined) - _parameters(added) == sum(2 * w * w for w in (48, 96, 192))
+    patch = (128, 128, 128)
+    assert added.compute_conv_feature_map_size(patch) < joined.compute_conv_feature_map_size(patch)
+
+
+def test_needs_less_memory_than_segmamba() -> None:
+    """Claim 2: feature-map elements at the published sizes, a proxy for memory, less than half of SegMamba's."""
+    ours = SegResMamba(4, 3, conv_op=nn.Conv3d, **SIZES)
+    other = SegMamba(4, 3, conv_op=nn.Conv3d, **{**SIZES, "features_per_stage": [48, 96, 192, 384, 768]})
+    patch = (128, 128, 128)
+    assert 2 * ours.compute_conv_feature_map_size(patch) < other.compute_conv_feature_map_size(patch)
+
+
+@pytest.mark.slow
+def test_overfits_one_volume() -> None:
+    """Claim 3: it can learn a volume by heart, Dice > 0.99 on every label. A ball in a bar, in noise."""
+    torch.manual_seed(0)
+    axis = torch.arange(16) - 7.5
+    x, y, z = torch.meshgrid(axis, axis, axis, indexing="ij")
+    labels = torch.where(x.abs() + y.abs() < 6, 1, 0)
+    labels[x**2 + y**2 + z**2 < 16] = 2
+    image = (labels + 0.3 * torch.randn(16, 16, 16))[None, None]
+    network = SegResMamba(1, 3, 4, [8, 16, 32, 32], nn.Conv3d, 3, [1, 2, 2, 2])
+    optimizer = torch.optim.Adam(network.parameters(), 3e-3)
+    for _ in range(400):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(network(image), labels[None]).backward()
+        optimizer.step()
+    with torch.no_grad():
+        predicted = network(image)[0].argmax(0)
+    for label in (1, 2):
+        overlap = ((predicted == label) & (labels == label)).sum()
+        dice = 2 * overlap / ((predicted == label).sum() + (labels == label).sum())
+        assert dice > 0.99, label
+
+
+@pytest.mark.parametrize(("space", "size"), [(SPACE_3D, (5, 1, 8)), (SPACE_3D, (1, 1, 1)), (SPACE_2D, (7, 6))], ids=str)
+def test_blocks_return_every_size(space, size: tuple[int, ...]) -> None:
+    layers = {"d_state": 4, "d_conv": 4, "expand": 2, "n_slices": None}
+    for kernel in ((3,) * space.dim, (1,) + (3,) * (space.dim - 1)):
+        block = ConvMamba(space, 4, kernel, layers)
+        assert block(torch.randn(2, 4, *size)).shape == (2, 4, *size)
+
+
+def test_unknown_skip_is_named() -> None:
+    with pytest.raises(ValueError, match="skip='add'; expected one of sum, concat"):
+        SegResMamba(4, 3, conv_op=nn.Conv3d, skip="add", **SIZES)

@@ -1,0 +1,130 @@
+"""The benchmark measures what it says, refuses wrong results, and says what is missing. No speed is tested."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from nnunet_mamba.benchmarks import networks, rivals, scan
+from nnunet_mamba.benchmarks.measure import measure, peak_extra_bytes
+from nnunet_mamba.cli.main import main
+from nnunet_mamba.ops.backends import ENVIRONMENT_VARIABLE
+
+CPU = torch.device("cpu")
+SMALL_SCAN, SMALL_MIXER = scan.Case("scan", 1, 4, 24), scan.Case("mixer", 1, 4, 24, 3)
+
+
+def test_memory_of_a_call_is_counted() -> None:
+    size = 200 * 2**20
+    extra = peak_extra_bytes(lambda: np.ones(size, np.uint8), CPU)
+    if extra is None:
+        pytest.skip("this system does not tell")
+    assert 0.95 * size < extra < 1.5 * size
+    assert (peak_extra_bytes(lambda: None, CPU) or 0) < size / 10
+
+
+def test_time_of_a_call_is_taken() -> None:
+    assert 0.05 <= measure(lambda: time.sleep(0.05), CPU).seconds < 1
+
+
+@pytest.mark.parametrize("case", [SMALL_SCAN, SMALL_MIXER], ids=str)
+def test_every_implementation_that_can_run_here_is_right(case: scan.Case) -> None:
+    implementations = rivals.scans() if case.op == "scan" else rivals.mixers()
+    tried = 0
+    for implementation in implementations:
+        if implementation.why_not(torch.zeros(1, 1, 1)) is None:
+            error, seconds = scan.check(case, implementation, CPU, torch.float32)
+            assert error < scan.CHECK_TOLERANCE[torch.float32], implementation.name
+            assert set(seconds) == {scan.FORWARD, scan.TRAINING}
+            tried += 1
+    assert tried >= 3
+
+
+def test_a_wrong_implementation_gets_no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = rivals.scans()[0]
+    wrong = rivals.Implementation("wrong", lambda **t: right.run(**t) * 1.01, lambda u: None)
+    missing = rivals.Implementation("missing", right.run, lambda u: "not installed: pip install it")
+    monkeypatch.setattr(scan, "scans", lambda: [right, wrong, missing])
+    rows = list(scan.run([SMALL_SCAN], CPU, torch.float32, 60, lambda text: None))
+    by_name = {name: [r for r in rows if r.implementation == name] for name in (right.name, "wrong", "missing")}
+    assert [r.part for r in by_name[right.name]] == [scan.FORWARD, scan.TRAINING]
+    assert all(r.seconds is not None and r.seconds > 0 for r in by_name[right.name])
+    assert [(r.seconds, r.note.split(":")[0]) for r in by_name["wrong"]] == [(None, "wrong")]
+    assert [(r.seconds, r.note) for r in by_name["missing"]] == [(None, "not installed: pip install it")]
+
+
+def test_calls_that_would_take_too_long_are_left_out() -> None:
+    rows = list(scan.run([SMALL_SCAN], CPU, torch.float32, 0.0, lambda text: None))
+    assert all(r.seconds is None for r in rows)
+    assert any("by extrapolation" in r.note for r in rows)
+
+
+def test_ops_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / "out.json"
+    assert main(["bench", "ops", "-device", "cpu", "-size", "1", "4", "24", "3", "--json", str(target)]) == 0
+    written = json.loads(target.read_text())
+    shown = capsys.readouterr().out
+    assert "scan: batch 1, 4 channels, 24 tokens, forward (memory floor" in shown
+    assert "| numba (ours) |" in shown
+    assert "mamba-ssm is not installed" in shown or "needs a CUDA tensor" in shown
+    assert written["machine"]["copy_gb_per_second"] > 0
+    assert written["machine"]["torch"] == torch.__version__.split("+")[0] or written["machine"]["torch"]
+    measured = [r for r in written["rows"] if r["seconds"] is not None]
+    assert all(r["error"] <= scan.CHECK_TOLERANCE[torch.float32] for r in measured)
+
+
+def test_network_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / "out.json"
+    command = ["bench", "network", "-device", "cpu", "-patch", "16", "16", "16", "-features", "4", "8", "8"]
+    assert main([*command, "-only", "SegMamba", "PlainConvUNet", "--json", str(target)]) == 0
+    rows = json.loads(target.read_text())["rows"]
+    assert [r["network"] for r in rows] == ["SegMamba", "PlainConvUNet"]
+    assert all(r["predict_seconds"] > 0 and r["train_seconds"] > 0 and r["parameters"] > 0 for r in rows)
+    assert "| PlainConvUNet |" in capsys.readouterr().out
+
+
+def test_network_with_a_wrong_scan_gets_no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    work = networks.task((16, 16, 16), 1, 1, 2, (4, 8, 8))
+    monkeypatch.setattr(networks, "_error", lambda network, work, device: 0.5)
+    (row,) = networks.run(work, ["SegMamba"], CPU, torch.float32, True, lambda text: None)
+    assert row.predict_seconds is None
+    assert row.note.startswith("wrong: error 5.0e-01")
+
+
+def test_every_candidate_is_built_and_right() -> None:
+    work = networks.task((32, 32, 32), 1, 1, 2, (4, 8, 8))
+    for name, builder in networks.candidates(work).items():
+        if name == "SwinUNETR":
+            continue  # MONAI's, and of a fixed large size
+        network = builder()
+        assert network.eval()(torch.randn(1, 1, *work.patch)).shape == (1, 2, *work.patch), name
+        assert networks._error(network, work, CPU) <= networks.TOLERANCE, name
+
+
+def test_the_environment_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, "blocked")
+    with networks._backend("reference"):
+        assert os.environ[ENVIRONMENT_VARIABLE] == "reference"
+    assert os.environ[ENVIRONMENT_VARIABLE] == "blocked"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["ops", "-size", "1", "4", "25", "3"], "expected positive numbers, TOKENS % SLICES = 0"),
+        (["ops", "-threads", "0"], "-threads 0: expected at least 1"),
+        (["network", "-patch", "30", "32", "32", "-features", "4", "4", "4"], "every axis must be divisible by 4"),
+        (["network", "-patch", "4", "32", "32"], "expected three axes of at least 8"),
+        (["network", "-patch", "32", "32", "32", "-only", "UNet"], "UNet: unknown; known: SegMamba"),
+    ],
+)
+def test_wrong_arguments(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", *arguments, *([] if "-threads" in arguments else ["-device", "cpu"])]) == 2
+    assert message in capsys.readouterr().err

@@ -1,0 +1,29 @@
+"""`nnunet-mamba list` shows every network with its names, sizes and sources."""
+
+from __future__ import annotations
+
+import pytest
+
+from nnunet_mamba import registry
+from nnunet_mamba.cli.list import count_parameters
+from nnunet_mamba.cli.main import main
+
+
+def test_every_network_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list"]) == 0
+    shown = capsys.readouterr().out
+    for record in registry.NETWORKS:
+        for text in (record.name, record.trainer, record.planner, record.plans, record.paper, record.url):
+            assert text in shown
+    assert "67.4 M" in shown, "SegMamba at its published widths"
+
+
+def test_citations(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "--cite"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("@") == len({n.citation for n in registry.NETWORKS if n.citation})
+
+
+@pytest.mark.parametrize("record", registry.NETWORKS, ids=lambda r: r.name)
+def test_the_twin_is_smaller(record: registry.Network) -> None:
+    assert 0 < count_parameters(record, "none") < count_parameters(record, "mamba")
