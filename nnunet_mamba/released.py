@@ -83,17 +83,30 @@ class ReleasedNetwork(nn.Module):
         """(b c *space) -> (b k *space)"""
         return self.network(x)
 
-    def state_dict(self, *args: Any, prefix: str = "", keep_vars: bool = False, **kwargs: Any) -> dict[str, Tensor]:
+    def state_dict(
+        self, *args: Any, destination: dict[str, Tensor] | None = None, prefix: str = "", keep_vars: bool = False
+    ) -> dict[str, Tensor]:
         """Published names, aliases included."""
         own = self.network.state_dict(keep_vars=keep_vars)
-        return {prefix + self._published.published_name(key): value for key, value in own.items()}
+        named = {prefix + self._published.published_name(key): value for key, value in own.items()}
+        if destination is None:
+            return named
+        destination.update(named)
+        return destination
 
-    def load_state_dict(self, state_dict: Weights, strict: bool = True, assign: bool = False):  # type: ignore[override]
-        """Published names; parameters that the released forward never uses are left out and listed."""
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
+        """Torch's hook for every module it loads: turns published names into those of the network inside.
+
+        Parameters that the released forward never uses are left out and listed.
+        """
         own = {self._published.published_name(key): key for key in self.network.state_dict()}
-        self.ignored_keys = [key for key in state_dict if key not in own and self._is_dead(key)]
-        renamed = {own.get(k, k): v for k, v in state_dict.items() if k not in self.ignored_keys}
-        return self.network.load_state_dict(renamed, strict=strict, assign=assign)
+        given = {key.removeprefix(prefix): key for key in list(state_dict) if key.startswith(prefix)}
+        self.ignored_keys = [name for name in given if name not in own and self._is_dead(name)]
+        values = {name: state_dict.pop(key) for name, key in given.items()}
+        for name, value in values.items():
+            if name not in self.ignored_keys:
+                state_dict[f"{prefix}network.{own.get(name, name)}"] = value
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _is_dead(self, key: str) -> bool:
         return self._published.dead is not None and re.match(self._published.dead, key) is not None

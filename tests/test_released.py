@@ -82,6 +82,18 @@ def test_published_names_are_unique_and_lead_back(kind: str) -> None:
     assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
 
 
+def test_published_names_survive_inside_another_module() -> None:
+    """As under DistributedDataParallel, which saves and loads its child's parameters with a prefix."""
+    outer = nn.Sequential(released.build("segmamba", **TINY["segmamba"]))
+    other = nn.Sequential(released.build("segmamba", **TINY["segmamba"]))
+    weights = outer.state_dict()
+    assert "0.vit.downsample_layers.0.0.weight" in weights
+    other.load_state_dict(weights, strict=True)
+    x = _input("segmamba")
+    with torch.no_grad():
+        assert torch.equal(outer.eval()(x), other.eval()(x))
+
+
 def test_dead_parameters_of_segresmamba_are_left_out_and_listed() -> None:
     published = json.loads((DATA / "state_dict_keys" / "segresmamba_in4_out3.json").read_text())
     with torch.device("meta"):

@@ -20,12 +20,15 @@ Scan = Callable[..., Tensor]
 
 @dataclass(frozen=True)
 class Implementation:
-    """`run` takes the named tensors of a case and returns y; `why_not` tells why it cannot run on a device."""
+    """`run` takes the named tensors of a case and returns y; `why_not` tells why it cannot run on a device.
+
+    `most_tokens`: beyond it a gradient takes longer than any extrapolation from short sequences says.
+    """
 
     name: str
     run: Callable[..., Tensor]
     why_not: Callable[[Tensor], str | None]
-    ours: bool = False
+    most_tokens: int | None = None
 
 
 def scans() -> list[Implementation]:
@@ -38,7 +41,7 @@ def _our_scans() -> list[Implementation]:
         def run(**tensors: Tensor) -> Tensor:
             return selective_scan(**tensors, delta_softplus=True, backend=name)
 
-        return Implementation(f"{name} (ours)", run, backends.load("selective_scan", name).why_not, ours=True)
+        return Implementation(f"{name} (ours)", run, backends.load("selective_scan", name).why_not)
 
     return [made(name) for name in backends.names() if name not in ("reference", *backends.ON_REQUEST)]
 
@@ -47,7 +50,7 @@ def _rival_scans() -> list[Implementation]:
     return [
         Implementation("mamba-ssm selective_scan_cuda", _mamba_ssm, mamba_ssm.why_not),
         Implementation("mambapy pscan", _mambapy, _needs("mambapy")),
-        Implementation("plain torch loop", _loop, lambda u: None),
+        Implementation("plain torch loop", _loop, lambda u: None, most_tokens=65_536),
     ]
 
 
@@ -97,7 +100,7 @@ def mixers() -> list[Implementation]:
         def run(n_slices: int, **tensors: Tensor) -> Tensor:
             return tri_scan(**tensors, n_slices=n_slices, backend=name)  # type: ignore[arg-type]
 
-        return Implementation(f"fused, {name} (ours)", run, backends.load("tri_scan", name).why_not, ours=True)
+        return Implementation(f"fused, {name} (ours)", run, backends.load("tri_scan", name).why_not)
 
     def passes(scan: Implementation) -> Implementation:
         def run(n_slices: int, **tensors: Tensor) -> Tensor:

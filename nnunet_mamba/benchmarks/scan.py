@@ -88,6 +88,10 @@ def _measure(
         inputs = make_inputs(case, device, dtype)
         for part, call in ((FORWARD, _forward), (TRAINING, _training)):
             expected = seconds_per_token[part] * case.length
+            most = implementation.most_tokens
+            if part == TRAINING and most is not None and case.length > most:
+                yield row(part, None, error, f"not run: no end in sight beyond {most:,} tokens")
+                continue
             if expected > limit:
                 yield row(part, None, error, f"not run: about {expected:.0f} s by extrapolation")
                 continue

@@ -13,6 +13,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 
+from nnunet_mamba import registry
 from tests.e2e.conftest import CASES, Workspace
 
 pytestmark = pytest.mark.slow
@@ -83,6 +84,18 @@ def test_our_trainer_follows_stock_plans_and_the_stock_trainer_ours(hippocampus:
         weights_only=False,
     )
     assert any(key.endswith("A_s_log") for key in stock["network_weights"]), "the plan names SegMamba"
+
+
+@pytest.mark.parametrize("record", registry.NETWORKS[1:], ids=lambda r: r.name)
+def test_every_network_trains_and_predicts(record: registry.Network, hippocampus: Workspace, tmp_path: Path) -> None:
+    trainer = record.trainer + "_1epoch_2its"
+    hippocampus.train("3d_fullres", 0, trainer, "-p", STOCK)
+    checkpoint = hippocampus.model(trainer, STOCK, "3d_fullres") / "fold_0" / "checkpoint_final.pth"
+    weights = torch.load(checkpoint, weights_only=False)["network_weights"]
+    assert any(key.endswith("A_log") for key in weights)
+    assert all(torch.isfinite(value).all() for value in weights.values())
+    _predict(hippocampus, tmp_path, "-c", "3d_fullres", "-tr", trainer, "-p", STOCK)
+    _check_prediction(hippocampus, tmp_path, {0, 1, 2})
 
 
 def test_two_dimensions(hippocampus: Workspace, tmp_path: Path) -> None:

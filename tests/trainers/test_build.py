@@ -15,7 +15,7 @@ from torch import nn
 from nnunet_mamba import registry
 from nnunet_mamba.architectures.plan_keywords import architecture_for
 from nnunet_mamba.architectures.segmamba import SegMamba
-from nnunet_mamba.trainers import lengths
+from nnunet_mamba.trainers import lengths, networks
 from nnunet_mamba.trainers.networks import nnUNetTrainerSegMamba, nnUNetTrainerSegMambaNoMamba
 from tests.stock_plans import DATASET_JSON, stock_plans
 
@@ -32,10 +32,10 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def _our_plans(mixer: str = "mamba") -> dict[str, Any]:
+def _our_plans(mixer: str = "mamba", record: registry.Network = SEGMAMBA) -> dict[str, Any]:
     plans = stock_plans()
     for chosen in plans["configurations"].values():
-        chosen["architecture"] = architecture_for(SEGMAMBA, chosen["architecture"], mixer)
+        chosen["architecture"] = architecture_for(record, chosen["architecture"], mixer, chosen["patch_size"])
     return plans
 
 
@@ -63,6 +63,27 @@ def test_twin_and_stock_trainer_follow_our_plan() -> None:
     assert _has_mamba(_build(nnUNetTrainer, _our_plans()))
     assert not _has_mamba(_build(nnUNetTrainer, _our_plans("none")))
     assert not _has_mamba(_build(nnUNetTrainerSegMambaNoMamba, _our_plans()))
+
+
+@pytest.mark.parametrize("name", ["2d", "3d_fullres"])
+@pytest.mark.parametrize("record", registry.NETWORKS, ids=lambda r: r.name)
+def test_every_network_by_its_trainers_and_by_the_stock_trainer(record: registry.Network, name: str) -> None:
+    """Our trainer on a stock plan, its twin, and the stock trainer on our plan: the same parameters."""
+    own, twin = getattr(networks, record.trainer), getattr(networks, record.no_mamba_trainer)
+    built = _build(own, stock_plans(), name)
+    assert _has_mamba(built)
+    assert not _has_mamba(_build(twin, stock_plans(), name))
+    by_stock_trainer = _build(nnUNetTrainer, _our_plans(record=record), name)
+    shapes = [{k: v.shape for k, v in n.state_dict().items()} for n in (built, by_stock_trainer)]
+    assert shapes[0] == shapes[1]
+    assert len(by_stock_trainer(torch.randn(1, 1, *(16,) * (2 if name == "2d" else 3)))) == 2
+
+
+def test_a_network_planned_for_another_patch_is_refused() -> None:
+    plans = _our_plans(record=registry.network("UMambaEnc"))
+    plans["configurations"]["3d_fullres"]["patch_size"] = [16, 16, 32]
+    with pytest.raises(ValueError, match=r"UMambaEnc was planned for patches of \(16, 16, 16\).*\(16, 16, 32\)"):
+        _build(networks.nnUNetTrainerUMambaEnc, plans)
 
 
 def test_our_keywords_survive_in_our_plan() -> None:
