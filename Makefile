@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.nnunet-mamba-installed
 
-.PHONY: demo test test-slow lint types check bench clean
+.PHONY: demo test test-slow lint types check startup bench clean
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -30,8 +30,13 @@ types: $(INSTALLED)
 
 check: lint types test test-slow
 
-bench: $(INSTALLED)  ## what the hook costs at interpreter start
+startup: $(INSTALLED)  ## what the hook costs at interpreter start
 	$(BIN)/python -m nnunet_mamba.discovery.benchmark
+
+bench: startup  ## our operators and networks beside other implementations (minutes)
+	$(BIN)/python -m pip install --quiet -e ".[bench]"
+	$(BIN)/nnunet-mamba bench ops
+	$(BIN)/nnunet-mamba bench network
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis

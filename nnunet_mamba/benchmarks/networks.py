@@ -71,20 +71,20 @@ class Row:
 def task(patch: Sequence[int], batch: int, channels: int, classes: int, features: Sequence[int] | None) -> Task:
     """Raises ValueError for a patch that the topology cannot halve, with one that it can."""
     if len(patch) != 3 or min(patch) < 2 * SMALLEST_AXIS:
-        raise ValueError(f"--patch {' '.join(map(str, patch))}: expected three axes of at least {2 * SMALLEST_AXIS}")
+        raise ValueError(f"-patch {' '.join(map(str, patch))}: expected three axes of at least {2 * SMALLEST_AXIS}")
     if features is None:
         n = 1
         while n < MOST_STAGES and all(p % 2**n == 0 and p // 2**n >= SMALLEST_AXIS for p in patch):
             n += 1
         if n < 2:
-            raise ValueError(f"--patch {' '.join(map(str, patch))}: expected even sizes, for example 64 64 64")
+            raise ValueError(f"-patch {' '.join(map(str, patch))}: expected even sizes, for example 64 64 64")
         features = [min(FIRST_FEATURES * 2**i, MOST_FEATURES) for i in range(n)]
     step = 2 ** (len(features) - 1)
     if any(p % step for p in patch):
         fitting = " ".join(str(max(step, p // step * step)) for p in patch)
         raise ValueError(
-            f"--patch {' '.join(map(str, patch))} with {len(features)} stages: every axis must be divisible by {step}; "
-            f"for example --patch {fitting}"
+            f"-patch {' '.join(map(str, patch))} with {len(features)} stages: every axis must be divisible by {step}; "
+            f"for example -patch {fitting}"
         )
     return Task(tuple(patch), batch, channels, classes, tuple(features))  # type: ignore[arg-type]
 
@@ -102,6 +102,15 @@ def candidates(work: Task) -> dict[str, Callable[[], nn.Module]]:
     return built
 
 
+def select(work: Task, asked: Sequence[str]) -> list[str]:
+    """The asked networks, or all. Raises ValueError naming the known ones."""
+    known = list(candidates(work))
+    unknown = [name for name in asked if name not in known]
+    if unknown:
+        raise ValueError(f"-only {' '.join(unknown)}: unknown; known: {' '.join(known)}")
+    return list(asked) or known
+
+
 def run(
     work: Task,
     names: Sequence[str],
@@ -112,10 +121,7 @@ def run(
 ) -> Iterator[Row]:
     """Measure the named networks one after the other."""
     builders = candidates(work)
-    unknown = [name for name in names if name not in builders]
-    if unknown:
-        raise ValueError(f"--only {' '.join(unknown)}: unknown; known: {' '.join(builders)}")
-    for name in names or builders:
+    for name in names:
         say(name)
         torch.manual_seed(0)
         try:

@@ -119,10 +119,11 @@ def _network(options: argparse.Namespace, device: Any) -> dict[str, Any]:
 
     patch = options.patch or DEFAULT_PATCH[device.type]
     work = networks.task(patch, options.batch, options.channels, options.classes, options.features)
+    names = networks.select(work, options.only)
     head = _head(device)
     say = f"patch {work.patch}, batch {work.batch}, widths {work.features}, {options.dtype}"
     training = not options.no_training
-    rows = list(networks.run(work, options.only, device, getattr(torch, options.dtype), training, _say))
+    rows = list(networks.run(work, names, device, getattr(torch, options.dtype), training, _say))
     print(f"\n{say}\n")
     print(
         "| network | parameters | prediction | extra memory | training step | extra memory |\n|---|---|---|---|---|---|"

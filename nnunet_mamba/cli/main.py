@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from importlib import import_module
 from types import ModuleType
@@ -38,6 +39,9 @@ def main(arguments: list[str] | None = None) -> int:
     except ValueError as error:
         print(f"nnunet-mamba {options.verb}: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader, `head` for example, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print(f"\nnnunet-mamba {options.verb}: interrupted; run the same command again to continue", file=sys.stderr)
         return 130

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from nnunet_mamba import registry
@@ -16,6 +19,12 @@ def test_every_network_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
         for text in (record.name, record.trainer, record.planner, record.plans, record.paper, record.url):
             assert text in shown
     assert "67.4 M" in shown, "SegMamba at its published widths"
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    command = f"'{sys.executable}' -u -m nnunet_mamba.cli.main list --cite | head -1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_citations(capsys: pytest.CaptureFixture[str]) -> None:
