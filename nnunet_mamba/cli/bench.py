@@ -14,6 +14,7 @@ DEFAULT_PATCH = {"cpu": (64, 64, 64), "cuda": (128, 128, 128)}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = "example: nnunet-mamba bench ops -device cpu --json scan.json; nnunet-mamba bench network --help"
     kinds = parser.add_subparsers(dest="kind", metavar="ops|network", required=True)
     ops = kinds.add_parser("ops", help="the scan and the mixer, beside every other implementation that is installed")
     ops.add_argument(

@@ -13,6 +13,7 @@ FALLBACK_MAX = 320  # nnU-Net's own limit in 3d
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cite", action="store_true", help="print BibTeX entries instead")
+    parser.epilog = "example: nnunet-mamba list"
 
 
 def run(options: argparse.Namespace) -> int:

@@ -105,6 +105,8 @@ def test_gist_is_readable(commands: StockCommands, capsys: pytest.CaptureFixture
 def test_interruption_ends_the_command_and_its_children(tmp_path: Path) -> None:
     child = tmp_path / "child"
     code = (
+        # a shell that runs the tests in the background has SIGINT ignored, and children inherit that
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from nnunet_mamba.cli import stock_commands as s; from pathlib import Path\n"
         "s.find_command = lambda name: name\n"
         f"s.StockCommands(Path({str(tmp_path)!r}), {{}}).run('step', ['sh', '-c', "
