@@ -6,6 +6,7 @@ networks. Nothing of nnU-Net's training loop is copied.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -36,6 +37,16 @@ class nnUNetTrainerMamba(nnUNetTrainer):
         # before nnU-Net creates the output folder: what cannot work leaves nothing behind
         self._check(plans, configuration, dataset_json)
         super().__init__(plans, configuration, fold, dataset_json, device)
+
+    def save_checkpoint(self, filename: str) -> None:
+        """nnU-Net's checkpoint, complete or not there: one killed while it writes keeps the checkpoint before.
+
+        nnU-Net writes into the file itself, and `--c` then finds half of one.
+        """
+        partial = Path(f"{filename}.partial")
+        super().save_checkpoint(str(partial))
+        if partial.exists():  # nnU-Net writes nothing on other ranks or where checkpoints are switched off
+            partial.replace(filename)
 
     @classmethod
     def build_network_architecture(  # type: ignore[override]  (a class method where nnU-Net has a static one)

@@ -170,3 +170,28 @@ def test_length_suffixes_set_the_length(
     )
     assert trainer.num_val_iterations_per_epoch == (50 if iterations == 250 else iterations // 10)
     assert f"{name}__nnUNetPlans__3d_fullres" in trainer.output_folder
+
+
+def test_a_checkpoint_is_complete_or_the_one_before(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed while writing: the file from before is still there and can be read."""
+    trainer = nnUNetTrainerSegMamba({**stock_plans(), "continue_training": False}, "3d_fullres", 0, DATASET_JSON, CPU)
+    target = folders / "checkpoint_latest.pth"
+
+    def write(self: nnUNetTrainer, filename: str) -> None:
+        torch.save({"epoch": 1}, filename)
+
+    def die_half_way(self: nnUNetTrainer, filename: str) -> None:
+        Path(filename).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(nnUNetTrainer, "save_checkpoint", write)
+    trainer.save_checkpoint(str(target))
+    monkeypatch.setattr(nnUNetTrainer, "save_checkpoint", die_half_way)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.save_checkpoint(str(target))
+    assert torch.load(target) == {"epoch": 1}
+
+    monkeypatch.setattr(nnUNetTrainer, "save_checkpoint", lambda self, filename: None)
+    (folders / "checkpoint_latest.pth.partial").unlink()
+    trainer.save_checkpoint(str(folders / "never.pth"))
+    assert not (folders / "never.pth").exists()
