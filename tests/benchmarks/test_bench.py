@@ -96,6 +96,15 @@ def test_network_with_a_wrong_scan_gets_no_figure(monkeypatch: pytest.MonkeyPatc
     assert row.note.startswith("wrong: error 5.0e-01")
 
 
+def test_a_network_that_cannot_take_the_patch_does_not_end_the_others() -> None:
+    """SwinUNETR divides by 32: at 16 voxels it fails, and the row says so."""
+    work = networks.task((16, 16, 16), 1, 1, 2, (4, 8))
+    rows = list(networks.run(work, ["SwinUNETR", "PlainConvUNet"], CPU, torch.float32, False, lambda text: None))
+    assert rows[0].note.startswith("failed:")
+    assert rows[1].note == ""
+    assert rows[1].predict_seconds is not None
+
+
 def test_every_candidate_is_built_and_right() -> None:
     work = networks.task((32, 32, 32), 1, 1, 2, (4, 8, 8))
     for name, builder in networks.candidates(work).items():
