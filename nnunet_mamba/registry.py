@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
 
 TRAINER_MODULE = "nnunet_mamba.trainers.networks"
 LENGTH_MODULE = "nnunet_mamba.trainers.lengths"
@@ -37,6 +39,11 @@ class Network:
     As published, 32 doubling where nothing else is."""
     patch_sized: bool = False
     """Whether the weights depend on the patch size, which the plan then hands to the network."""
+
+    def load_architecture(self) -> Any:
+        """The network's class; torch comes with it."""
+        module, _, name = self.architecture.rpartition(".")
+        return getattr(import_module(module), name)
 
     @property
     def trainer(self) -> str:

@@ -184,8 +184,7 @@ def recognise(weights: Weights) -> Published:
 
 def network_class(published: Published) -> Callable[..., PlannedNetwork]:
     """The class of `nnunet_mamba.architectures` behind a published network."""
-    module, _, name = registry.network(published.network).architecture.rpartition(".")
-    return getattr(import_module(module), name)
+    return registry.network(published.network).load_architecture()
 
 
 def _published(kind: str) -> Published:

@@ -27,11 +27,9 @@ from nnunet_mamba.architectures.topology import (
     per_stage,
     topology,
 )
-from nnunet_mamba.blocks.convolutions import LEAKY_SLOPE, Space
+from nnunet_mamba.blocks.convolutions import AFFINE_NORM, LEAKY_RELU, Space
 from nnunet_mamba.blocks.mamba import MambaLayer, to_tokens, to_volume
 
-NORM = {"eps": 1e-5, "affine": True}
-ACTIVATION = {"negative_slope": LEAKY_SLOPE, "inplace": True}
 SCANS = {"forward": "f", "bidirectional": "fb", "tri-orientated": "fbs"}
 CONV, CONV_MAMBA, MAMBA = "conv", "conv+mamba", "mamba"
 MLP_RATIO = 2
@@ -90,9 +88,9 @@ class Encoder(nn.Module):
         self.strides = [list(s) for s in plan.strides]
         self.kernel_sizes = [list(k) for k in plan.kernel_sizes]
         self.conv_op, self.conv_bias = plan.space.conv, True
-        self.norm_op, self.norm_op_kwargs = plan.space.norm, NORM
+        self.norm_op, self.norm_op_kwargs = plan.space.norm, AFFINE_NORM
         self.dropout_op, self.dropout_op_kwargs = None, None
-        self.nonlin, self.nonlin_kwargs = nn.LeakyReLU, ACTIVATION
+        self.nonlin, self.nonlin_kwargs = nn.LeakyReLU, LEAKY_RELU
         widths = [input_channels, *plan.features]
         self.stages = nn.ModuleList(
             _stage(kind, plan.space, widths[i], widths[i + 1], plan.kernel_sizes[i], plan.strides[i], depths[i], layers)
@@ -119,11 +117,11 @@ def _stage(
     layers: dict | None,
 ) -> nn.Module:
     if kind == MAMBA:
-        down = nn.Sequential(space.conv(cin, cout, tuple(stride), tuple(stride)), space.norm(cout, **NORM))
+        down = nn.Sequential(space.conv(cin, cout, tuple(stride), tuple(stride)), space.norm(cout, **AFFINE_NORM))
         return nn.Sequential(down, *(MambaBlock(cout, layers) for _ in range(depth)))
     blocks = StackedResidualBlocks(
-        depth, space.conv, cin, cout, list(kernel), list(stride), True, space.norm, NORM, None, {}, nn.LeakyReLU,
-        ACTIVATION, BasicBlockD,
+        depth, space.conv, cin, cout, list(kernel), list(stride), True, space.norm, AFFINE_NORM, None, {}, nn.LeakyReLU,
+        LEAKY_RELU, BasicBlockD,
     )  # type: ignore[arg-type]  # fmt: skip
     if kind == CONV or layers is None:
         return blocks

@@ -19,11 +19,8 @@ from torch import Tensor, nn
 
 from nnunet_mamba.architectures.planned import PlannedNetwork
 from nnunet_mamba.architectures.topology import Topology, check_mixer, per_stage, topology
-from nnunet_mamba.blocks.convolutions import LEAKY_SLOPE, Space, pointwise
+from nnunet_mamba.blocks.convolutions import AFFINE_NORM, LEAKY_RELU, Space, pointwise
 from nnunet_mamba.blocks.mamba import Mamba, MambaLayer, normed_mamba
-
-NORM = {"eps": 1e-5, "affine": True}
-ACTIVATION = {"negative_slope": LEAKY_SLOPE, "inplace": True}
 
 
 class UMamba(PlannedNetwork):
@@ -235,11 +232,11 @@ class _ResidualBlock(nn.Module):
         super().__init__()
         padding = tuple(k // 2 for k in kernel)
         self.conv1 = space.conv(cin, cout, tuple(kernel), tuple(stride), padding)
-        self.norm1 = space.norm(cout, **NORM)
-        self.act1 = nn.LeakyReLU(**ACTIVATION)
+        self.norm1 = space.norm(cout, **AFFINE_NORM)
+        self.act1 = nn.LeakyReLU(**LEAKY_RELU)
         self.conv2 = space.conv(cout, cout, tuple(kernel), padding=padding)
-        self.norm2 = space.norm(cout, **NORM)
-        self.act2 = nn.LeakyReLU(**ACTIVATION)
+        self.norm2 = space.norm(cout, **AFFINE_NORM)
+        self.act2 = nn.LeakyReLU(**LEAKY_RELU)
         self.conv3 = space.conv(cin, cout, 1, tuple(stride))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -253,7 +250,9 @@ def _stage(
 ) -> nn.Sequential:
     first = _ResidualBlock(space, cin, cout, kernel, stride)
     rest = (
-        BasicBlockD(space.conv, cout, cout, list(kernel), 1, True, space.norm, NORM, None, {}, nn.LeakyReLU, ACTIVATION)  # type: ignore[arg-type]
+        BasicBlockD(
+            space.conv, cout, cout, list(kernel), 1, True, space.norm, AFFINE_NORM, None, {}, nn.LeakyReLU, LEAKY_RELU
+        )  # type: ignore[arg-type]
         for _ in range(blocks - 1)
     )
     return nn.Sequential(first, *rest)

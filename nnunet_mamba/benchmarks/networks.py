@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from importlib import import_module
 from typing import Any
 
 import torch
@@ -212,8 +211,7 @@ def _backend(name: str) -> Iterator[None]:
 def _ours(record: registry.Network, mixer: str, work: Task) -> nn.Module:
     planned = architecture_for(record, work.architecture, mixer)
     kwargs = {**planned["arch_kwargs"], "conv_op": nn.Conv3d}
-    module, _, name = record.architecture.rpartition(".")
-    return getattr(import_module(module), name)(work.channels, work.classes, deep_supervision=False, **kwargs)
+    return record.load_architecture()(work.channels, work.classes, deep_supervision=False, **kwargs)
 
 
 def _stock(name: str, work: Task, **blocks: Any) -> nn.Module:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nnunet_mamba.ops import backends, selective_scan
+from nnunet_mamba.ops import backends, selective_scan, tri_scan
 from nnunet_mamba.ops.selective_scan import mamba_ssm
 from nnunet_mamba.ops.tri_scan.orders import permute, restore
 
@@ -43,7 +43,12 @@ def _our_scans() -> list[Implementation]:
 
         return Implementation(f"{name} (ours)", run, backends.load("selective_scan", name).why_not)
 
-    return [made(name) for name in backends.names() if name not in ("reference", *backends.ON_REQUEST)]
+    return [made(name) for name in _measured_backends()]
+
+
+def _measured_backends() -> list[str]:
+    """Ours that are chosen by themselves; the reference is the judge"""
+    return [name for name in backends.names() if name not in ("reference", *backends.ON_REQUEST)]
 
 
 def _rival_scans() -> list[Implementation]:
@@ -95,8 +100,6 @@ def mixers() -> list[Implementation]:
     """The whole tri-orientated mixer: our fused op per backend, then the released three passes around every scan."""
 
     def fused(name: str) -> Implementation:
-        from nnunet_mamba.ops import tri_scan
-
         def run(n_slices: int, **tensors: Tensor) -> Tensor:
             return tri_scan(**tensors, n_slices=n_slices, backend=name)  # type: ignore[arg-type]
 
@@ -108,7 +111,7 @@ def mixers() -> list[Implementation]:
 
         return Implementation(f"three passes, {scan.name}", run, scan.why_not)
 
-    ours = [fused(name) for name in backends.names() if name not in ("reference", *backends.ON_REQUEST)]
+    ours = [fused(name) for name in _measured_backends()]
     return ours + [passes(scan) for scan in scans() if scan.name != "plain torch loop"]
 
 

@@ -11,6 +11,15 @@ from typing import Any
 from torch import Tensor, nn
 
 LEAKY_SLOPE = 0.01
+# keywords as nnU-Net's own blocks take them
+AFFINE_NORM = {"eps": 1e-5, "affine": True}
+LEAKY_RELU = {"negative_slope": LEAKY_SLOPE, "inplace": True}
+
+
+def _scale_and_shift(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """What an affine norm does to a value that needs no normalising"""
+    shape = (-1, *(1,) * (x.dim() - 2))
+    return x * weight.view(shape) + bias.view(shape)
 
 
 class _SafeInstanceNorm:
@@ -28,8 +37,7 @@ class _SafeInstanceNorm:
             return super().forward(x)  # type: ignore[misc]
         if self.weight is None or self.bias is None:
             return x
-        shape = (-1, *(1,) * (x.dim() - 2))
-        return x * self.weight.view(shape) + self.bias.view(shape)
+        return _scale_and_shift(x, self.weight, self.bias)
 
 
 class InstanceNorm2d(_SafeInstanceNorm, nn.InstanceNorm2d):
@@ -52,8 +60,7 @@ class GroupNorm(nn.GroupNorm):
     def forward(self, x: Tensor) -> Tensor:
         if x[0].numel() > self.num_groups:
             return super().forward(x)
-        shape = (-1, *(1,) * (x.dim() - 2))
-        return x * self.weight.view(shape) + self.bias.view(shape)
+        return _scale_and_shift(x, self.weight, self.bias)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from importlib import import_module
 
 from nnunet_mamba import registry
 
@@ -41,11 +40,10 @@ def count_parameters(record: registry.Network, mixer: str) -> int:
     """Parameters of the plan-sized network at the shown size, each counted once. Allocates nothing."""
     import torch
 
-    module, _, name = record.architecture.rpartition(".")
     most = record.max_features or FALLBACK_MAX
     features = [min(record.base_features * 2**i, most) for i in range(SHOWN_STAGES)]
     with torch.device("meta"):
-        network = getattr(import_module(module), name)(
+        network = record.load_architecture()(
             SHOWN_CHANNELS, SHOWN_CLASSES, SHOWN_STAGES, features, torch.nn.Conv3d, 3,
             [1, *[2] * (SHOWN_STAGES - 1)], mixer=mixer, deep_supervision=True,
         )  # fmt: skip

@@ -231,9 +231,8 @@ class Scan:
             grad_u,
             grad_dt,
             grad_BC.sum(0) if len(grad_BC) > 1 else grad_BC[0],
-            grad_A2.sum(
-                (0, 1)
-            ),  # the exponent is dt * A2 * ln 2 = dt * A: what the kernel sums is A's gradient already
+            # the exponent is dt * A2 * ln 2 = dt * A: what the kernel sums is the gradient of A already
+            grad_A2.sum((0, 1)),
             grad_D.sum((0, 1)),
             grad_dt_bias.sum((0, 1)),
         )

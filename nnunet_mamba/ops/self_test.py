@@ -12,6 +12,7 @@ import platform
 import sys
 import threading
 from collections.abc import Callable
+from functools import cache
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -162,6 +163,7 @@ def _version(package: str) -> str:
         return "none"
 
 
+@cache
 def _source() -> tuple[str, ...]:
     """The ops' own files: another version of them has to pass again."""
     files = sorted(Path(__file__).parent.rglob("*.py"))
