@@ -1,4 +1,4 @@
-"""`nnunet-mamba bench ops|network`: measured tables, as text and as JSON."""
+"""`nnunet-mamba bench ops|network|memory`: measured tables, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 DTYPES = ("float32", "bfloat16", "float16")
+DEFAULT_BUDGETS = {"cpu": (1, 3), "cuda": (8, 11, 16, 24, 40, 80)}
 DEFAULT_PATCH = {"cpu": (64, 64, 64), "cuda": (128, 128, 128)}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "example: nnunet-mamba bench ops -device cpu --json scan.json; nnunet-mamba bench network --help"
-    kinds = parser.add_subparsers(dest="kind", metavar="ops|network", required=True)
+    kinds = parser.add_subparsers(dest="kind", metavar="ops|network|memory", required=True)
     ops = kinds.add_parser("ops", help="the scan and the mixer, beside every other implementation that is installed")
     ops.add_argument(
         "-size", type=int, nargs=4, action="append", metavar=("BATCH", "CHANNELS", "TOKENS", "SLICES"),
@@ -35,9 +36,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     network.add_argument("-features", type=int, nargs="+", help="widths per stage (default: nnU-Net's, 32 to 320)")
     network.add_argument("-only", nargs="+", default=(), metavar="NETWORK", help="these networks instead of all")
     network.add_argument("--no-training", action="store_true", help="predictions only")
+    memory = kinds.add_parser("memory", help="the planner's memory estimate beside what a training step takes")
+    memory.add_argument(
+        "-budget", type=float, nargs="+", default=None, metavar="GB",
+        help="on the largest cube and batch that should fit into so many GB (default: 8 11 16 24 40 80 as far as the "
+        "card has them; on a CPU 1 3)",
+    )  # fmt: skip
+    memory.add_argument(
+        "-patch", type=int, nargs=3, action="append", metavar=("X", "Y", "Z"),
+        help="on this patch instead; may be repeated",
+    )  # fmt: skip
+    memory.add_argument("-batch", type=int, default=2, help="for -patch (default: %(default)s)")
+    memory.add_argument("-channels", type=int, default=1, help="image channels (default: %(default)s)")
+    memory.add_argument("-classes", type=int, default=4, help="classes (default: %(default)s)")
+    memory.add_argument("-only", nargs="+", default=(), metavar="NETWORK", help="these networks instead of all")
     for kind in (ops, network):
-        kind.add_argument("-device", choices=("cpu", "cuda"), default=None, help="default: cuda if there is one")
         kind.add_argument("-dtype", choices=DTYPES, default="float32", help="default: %(default)s")
+    for kind in (ops, network, memory):
+        kind.add_argument("-device", choices=("cpu", "cuda"), default=None, help="default: cuda if there is one")
         kind.add_argument("-threads", type=int, help="CPU threads (default: torch's)")
         kind.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
 
@@ -53,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
         if options.threads < 1:
             raise ValueError(f"-threads {options.threads}: expected at least 1")
         torch.set_num_threads(options.threads)
-    measured = _ops(options, device) if options.kind == "ops" else _network(options, device)
+    measured = {"ops": _ops, "network": _network, "memory": _estimates}[options.kind](options, device)
     if options.json:
         options.json.write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
         print(f"\nwritten: {options.json}")
@@ -138,6 +154,34 @@ def _network(options: argparse.Namespace, device: Any) -> dict[str, Any]:
             f"| {_time(r.train_seconds)} | {_memory(r.train_bytes)} |"
         )
     return {"machine": head, "task": say, "rows": [r.as_json() for r in rows]}
+
+
+def _estimates(options: argparse.Namespace, device: Any) -> dict[str, Any]:
+    import torch
+
+    from nnunet_mamba.benchmarks import memory
+
+    where, sizes = memory.DEVICES[device.type], (options.channels, options.classes)
+    names = memory.select(options.only)
+    budgets = options.budget or ([] if options.patch else list(DEFAULT_BUDGETS[device.type]))
+    if any(not b > 0 for b in budgets) or options.batch < 1 or min(sizes) < 1:
+        raise ValueError("-budget, -batch, -channels, -classes: expected numbers > 0")
+    if device.type == "cuda" and not options.budget:
+        budgets = [b for b in budgets if b * 1e9 < torch.cuda.get_device_properties(device).total_memory]
+    head = _head(device)
+    cases = [memory.given_case(n, patch, options.batch, *sizes, where) for patch in options.patch or () for n in names]
+    for budget in budgets:
+        found = {name: memory.budget_case(name, budget, *sizes, where) for name in names}
+        cases += [case for case in found.values() if case is not None]
+        for name in (name for name, case in found.items() if case is None):
+            print(f"{name}: no patch fits into {budget:g} GB")
+    print("\n| network | patch | batch | estimated | measured | estimated / measured |\n|---|---|---|---|---|---|")
+    rows = []
+    for r in memory.run(cases, device.type, _say):
+        rows.append(r)
+        patch, ratio = "x".join(map(str, r.patch)), r.note if r.ratio is None else f"{r.ratio:.3f}"
+        print(f"| {r.network} | {patch} | {r.batch} | {_memory(r.estimated)} | {_memory(r.measured)} | {ratio} |")
+    return {"machine": head, "rows": [r.as_json() for r in rows]}
 
 
 def _time(seconds: float | None) -> str:

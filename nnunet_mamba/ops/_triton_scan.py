@@ -12,36 +12,12 @@ import triton
 from torch import Tensor
 
 from nnunet_mamba.ops import _triton_kernels as kernels
+from nnunet_mamba.ops._triton_sizes import BD, CHECKPOINT, padded_states, state_block
 from nnunet_mamba.ops.numerics import CHUNK
 
-BD = 32
-"""Channels of one program: one warp, one channel per thread. Twice as many need shared memory or spill backward."""
 CARRY_CHUNKS, CARRY_LANES = 64, 32
-PROGRAMS = 2048
-"""Programs that fill a large GPU; shorter chunks are taken until there are as many."""
-SHORTEST_CHUNK = 32
-CHECKPOINT = 8
-"""Steps between two states that the backward pass keeps in memory."""
 OPTIONS = {"enable_fp_fusion": True}
 """Multiply-adds in one instruction: Triton is about to turn its default off."""
-
-
-def state_block(n: int, dtype: torch.dtype) -> int:
-    """State entries of one program: as many as fit its registers; more are taken block after block"""
-    return min(triton.next_power_of_2(n), 4 if dtype == torch.float64 else 16)
-
-
-def padded_states(n: int, dtype: torch.dtype) -> int:
-    """n rounded up to whole blocks; the entries added have A = B = C = 0 and stay zero"""
-    return triton.cdiv(n, state_block(n, dtype)) * state_block(n, dtype)
-
-
-def choose_chunk(batch: int, length: int, channels: int) -> int:
-    """Steps per program: 256, fewer where that would leave a GPU mostly idle"""
-    chunk = CHUNK
-    while chunk > SHORTEST_CHUNK and batch * triton.cdiv(length, chunk) * triton.cdiv(channels, BD) < PROGRAMS:
-        chunk //= 2
-    return chunk
 
 
 def choose_sub(x: Tensor) -> int:

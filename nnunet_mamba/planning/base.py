@@ -1,23 +1,38 @@
 """The base of all our planners: nnU-Net's own planner, asked for one of our networks.
 
 nnU-Net chooses spacing, patch, topology and batch by its own rules; this class only puts our network into the plan
-and counts our network's feature maps where nnU-Net weighs them against its memory budget.
+and answers nnU-Net's question how much memory a patch takes with bytes: those of a training step of our network, by
+`nnunet_mamba.memory`, against the budget of `-gpu_memory_target`.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import numpy as np
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
-from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
 from nnunet_mamba.architectures.plan_keywords import architecture_for
 from nnunet_mamba.checks import check_labels
+from nnunet_mamba.memory.training_step import StepMemory
+from nnunet_mamba.planning.estimate import GB, architecture_memory
 from nnunet_mamba.registry import Network
 
 STOCK_PLANS = "nnUNetPlans"
 STOCK_PREPROCESSOR = "DefaultPreprocessor"
+FEWEST_STAGES = 3
+"""With two there is one output, whose weight nnU-Net's deep supervision sets to zero: its loss is then not a number."""
+SURELY = 2.0
+"""A patch so many times over the budget by what grows with it in similar topologies is too large by its own as well."""
+
+
+class BudgetTooSmallError(ValueError):
+    """Not even the smallest patch fits. `needed`: bytes with which it would."""
+
+    def __init__(self, needed: float):
+        super().__init__(needed)
+        self.needed = needed
 
 
 class nnUNetPlannerMamba(ExperimentPlanner):
@@ -56,7 +71,16 @@ class nnUNetPlannerMamba(ExperimentPlanner):
         self.UNet_base_num_features = self.mamba_network.base_features
         if self.mamba_network.max_features is not None:
             self.UNet_max_features_2d = self.UNet_max_features_3d = self.mamba_network.max_features
-        self._elements_per_voxel: dict[str, float] = {}
+        self._memory: dict[str, StepMemory] = {}
+        self._set_budget(gpu_memory_target_in_gb * GB)
+
+    def _set_budget(self, size: float) -> None:
+        """Bytes. nnU-Net compares estimates with a reference of its own U-Net: here both are bytes of one batch."""
+        self.budget = size
+        self.UNet_reference_val_2d = self.UNet_reference_val_3d = size  # type: ignore[assignment]  (it says int)
+        self.UNet_reference_val_corresp_GB = self.UNet_vram_target_GB
+        self.UNet_reference_val_corresp_bs_2d = self.UNet_reference_val_corresp_bs_3d = self.UNet_min_batch_size
+        self._smallest = math.inf
 
     @classmethod
     def default_plans_name(cls) -> str:
@@ -73,8 +97,44 @@ class nnUNetPlannerMamba(ExperimentPlanner):
             return f"{STOCK_PLANS}_{configuration_name}"
         return super().generate_data_identifier(configuration_name)
 
+    def plan_experiment(self) -> dict:
+        """nnU-Net's plans. Raises ValueError naming the smallest workable budget if nothing fits into this one."""
+        try:
+            plans = super().plan_experiment()
+        except BudgetTooSmallError as small:
+            given, needed = self.budget, self._smallest_budget(small.needed)
+            raise ValueError(
+                f"-gpu_memory_target {given / GB:g}: too small for {self.plans_identifier} on {self.dataset_name}. The "
+                f"smallest that works is -gpu_memory_target {math.ceil(needed / GB * 100) / 100:g}"
+            ) from None
+        for name, configuration in plans["configurations"].items():
+            if "architecture" in configuration and name in ("2d", "3d_fullres", "3d_lowres"):
+                print(f"{name}: {self.describe(configuration)}")
+        return plans
+
+    def describe(self, configuration: dict[str, Any]) -> str:
+        """One line: patch, batch and estimated memory"""
+        patch, batch = configuration["patch_size"], configuration["batch_size"]
+        estimate = self._memory_of(configuration["architecture"], patch).peak(batch, patch)
+        return (
+            f"patch {'x'.join(str(int(p)) for p in patch)}, batch {batch}: about {estimate / GB:.2f} GB of "
+            f"{self.budget / GB:g} GB"
+        )
+
+    def _smallest_budget(self, needed: float) -> float:
+        """Plan again with what was missing, until nothing is. Saves nothing."""
+        self.save_plans = lambda plans: None  # type: ignore[method-assign]
+        while True:
+            self._set_budget(needed)
+            try:
+                super().plan_experiment()
+                return needed
+            except BudgetTooSmallError as small:
+                needed = small.needed
+
     def get_plans_for_configuration(self, *args: Any, **kwargs: Any) -> dict:
         """nnU-Net's configuration with our network in it."""
+        self._smallest = math.inf
         plan = super().get_plans_for_configuration(*args, **kwargs)
         plan["architecture"] = architecture_for(
             self.mamba_network, plan["architecture"], self.mixer, plan["patch_size"]
@@ -90,23 +150,44 @@ class nnUNetPlannerMamba(ExperimentPlanner):
         arch_kwargs: dict,
         arch_kwargs_req_import: tuple[str, ...],
     ) -> float:
-        """Feature-map elements of our network for this patch.
+        """Bytes of a training step, such that nnU-Net's rules give the largest patch and batch within the budget.
 
-        Every feature map is a fixed fraction of the patch, so one count per topology serves all its patch sizes.
+        nnU-Net shrinks the patch while two samples of it are over its reference, then divides the reference by the
+        estimate for the batch. Memory has a part that does not grow with the batch, so for a patch that fits the
+        estimate is the budget's share of as many samples as do fit.
         """
+        if arch_kwargs["n_stages"] < FEWEST_STAGES and self._smallest < math.inf:
+            raise BudgetTooSmallError(self._smallest)
+        growing = self._growing_at_least(patch_size)
+        if growing > SURELY * self.budget:
+            return growing
         planned = {"network_class_name": arch_class_name, "arch_kwargs": arch_kwargs}
-        architecture = architecture_for(self.mamba_network, planned, self.mixer)
-        key = str(architecture)
-        voxels = float(np.prod(patch_size, dtype=np.float64))
-        if key not in self._elements_per_voxel:
-            network = get_network_from_plans(
-                architecture["network_class_name"],
-                architecture["arch_kwargs"],
-                architecture["_kw_requires_import"],
-                input_channels,
-                output_channels,
-                allow_init=False,
-                deep_supervision=True,
-            )
-            self._elements_per_voxel[key] = network.compute_conv_feature_map_size(patch_size) / voxels
-        return self._elements_per_voxel[key] * voxels
+        architecture = architecture_for(self.mamba_network, planned, self.mixer, patch_size)
+        memory = self._memory_of(architecture, patch_size)
+        batch = memory.largest_batch(patch_size, self.budget)
+        if batch >= self.UNet_min_batch_size:
+            return self.UNet_min_batch_size * self.budget / batch
+        peak = memory.peak(self.UNet_min_batch_size, patch_size)
+        self._smallest = min(self._smallest, peak)
+        return peak
+
+    def _growing_at_least(self, patch_size: Sequence[int]) -> float:
+        """What grows with the patch, by the least of the topologies traced so far: a trace takes a second or two, and
+        nnU-Net tries many patches that are far too large."""
+        similar = [m for m in self._memory.values() if m.dim == len(patch_size)]
+        return min((m.growing(self.UNet_min_batch_size, patch_size) for m in similar), default=0.0)
+
+    def _memory_of(self, architecture: dict[str, Any], patch_size: Sequence[int]) -> StepMemory:
+        """Traced once per topology. Where weights depend on the patch, again for every patch that seems to fit."""
+        key = str({**architecture["arch_kwargs"], "patch_size": None})
+        if key in self._memory and self.mamba_network.patch_sized:
+            if self._memory[key].peak(self.UNet_min_batch_size, patch_size) > self.budget:
+                return self._memory[key]
+            key += str(list(patch_size))
+        if key not in self._memory:
+            self._memory[key] = self._trace(architecture, patch_size)
+        return self._memory[key]
+
+    def _trace(self, architecture: dict[str, Any], patch_size: Sequence[int]) -> StepMemory:
+        channels = self.dataset_json.get("channel_names", self.dataset_json.get("modality"))
+        return architecture_memory(architecture, len(channels), len(self.dataset_json["labels"]), patch_size)

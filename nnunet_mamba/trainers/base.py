@@ -19,6 +19,8 @@ from nnunet_mamba.architectures.plan_keywords import architecture_for
 from nnunet_mamba.checks import check_configuration, check_labels
 from nnunet_mamba.registry import Network
 
+FEWEST_SUPERVISED = 2
+
 
 class nnUNetTrainerMamba(nnUNetTrainer):
     """Subclasses name a network; works with that network's plans and with any plan of nnU-Net's own planners."""
@@ -37,6 +39,9 @@ class nnUNetTrainerMamba(nnUNetTrainer):
         # before nnU-Net creates the output folder: what cannot work leaves nothing behind
         self._check(plans, configuration, dataset_json)
         super().__init__(plans, configuration, fold, dataset_json, device)
+        strides = self.configuration_manager.network_arch_init_kwargs["strides"]
+        # nnU-Net gives the coarsest output the weight zero: with a single output its loss would be 0 / 0
+        self.enable_deep_supervision = len(strides) > FEWEST_SUPERVISED
 
     def save_checkpoint(self, filename: str) -> None:
         """nnU-Net's checkpoint, complete or not there: one killed while it writes keeps the checkpoint before.

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from nnunet_mamba.planning.estimate import GB, architecture_memory
 from nnunet_mamba.planning.planners import nnUNetPlannerSegMamba, nnUNetPlannerSegMambaNoMamba
-
-DATASET = "Dataset321_Planned"
-SHAPES = {"isotropic": ([60, 70, 50], [1, 1, 1]), "anisotropic": ([24, 160, 160], [4, 0.5, 0.5]),
-          "large": ([300, 300, 300], [1, 1, 1]), "2d": ([1, 120, 100], [999, 1, 1])}  # fmt: skip
+from tests.planning.fingerprints import DATASET, SHAPES, write_dataset
 
 
 @pytest.fixture
@@ -27,21 +23,7 @@ def dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
     def make(kind: str, labels: dict[str, Any] | None = None) -> Path:
         shape, spacing = SHAPES[kind]
-        raw, preprocessed = tmp_path / "nnUNet_raw" / DATASET, tmp_path / "nnUNet_preprocessed" / DATASET
-        for folder in (raw / "imagesTr", raw / "labelsTr", preprocessed):
-            folder.mkdir(parents=True)
-        tiny = sitk.GetImageFromArray(np.zeros((2, 2, 2), np.float32))
-        for i in range(5):
-            sitk.WriteImage(tiny, str(raw / "imagesTr" / f"case{i}_0000.nii.gz"))
-            sitk.WriteImage(tiny, str(raw / "labelsTr" / f"case{i}.nii.gz"))
-        information = {"channel_names": {"0": "MRI"}, "labels": labels or {"background": 0, "a": 1},
-                       "numTraining": 200, "file_ending": ".nii.gz"}  # fmt: skip
-        (raw / "dataset.json").write_text(json.dumps(information))
-        fingerprint = {"spacings": [spacing] * 5, "shapes_after_crop": [shape] * 5,
-                       "median_relative_size_after_cropping": 1.0,
-                       "foreground_intensity_properties_per_channel": {}}  # fmt: skip
-        (preprocessed / "dataset_fingerprint.json").write_text(json.dumps(fingerprint))
-        return preprocessed
+        return write_dataset(tmp_path, shape, spacing, labels=labels)
 
     return make
 
@@ -85,37 +67,40 @@ def test_twin_has_its_own_plans(dataset) -> None:
     assert not any("A_log" in key for key in network.state_dict())
 
 
-def test_low_resolution_and_cascade_are_planned_and_budget_counts(dataset) -> None:
-    folder = dataset("large")
-    sizes = []
-    for target in (8, 24):
-        manager = _plan(nnUNetPlannerSegMamba, folder, gpu_memory_target_in_gb=target, plans_name=f"plans{target}")
-        assert {"3d_lowres", "3d_cascade_fullres"} <= set(manager.available_configurations)
-        assert manager.get_configuration("3d_lowres").data_identifier == f"plans{target}_3d_lowres"
-        chosen = manager.get_configuration("3d_fullres")
-        sizes.append(chosen.batch_size * np.prod(chosen.patch_size))
-    assert sizes[0] < sizes[1]
-
-
 def test_other_preprocessing_gets_its_own_data(dataset) -> None:
     manager = _plan(nnUNetPlannerSegMamba, dataset("isotropic"), overwrite_target_spacing=[2.0, 2.0, 2.0])
     assert manager.get_configuration("3d_fullres").data_identifier == "nnUNetSegMambaPlans_3d_fullres"
 
 
-def test_scaled_count_equals_the_counted_one(dataset) -> None:
-    folder = dataset("isotropic")
-    manager = _plan(nnUNetPlannerSegMamba, folder)
-    chosen, network = _build(manager, "3d_fullres")
-    architecture = chosen.configuration["architecture"]
-    network.decoder.deep_supervision = True  # as in training
-    planner = nnUNetPlannerSegMamba(DATASET)
-    stride = network.topology.total_stride
-    for factor in (1, 2, 3):  # the first is counted, the others scaled
-        patch = tuple(factor * s for s in stride)
-        estimate = planner.static_estimate_VRAM_usage(
-            patch, 1, 2, architecture["network_class_name"], architecture["arch_kwargs"], ("conv_op",)
-        )
-        assert estimate == pytest.approx(network.compute_conv_feature_map_size(patch), rel=1e-9)
+def test_low_resolution_and_cascade_are_planned_and_plans_fill_the_budget(
+    dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, sizes = dataset("large"), []
+    for target in (6, 12):
+        manager = _plan(nnUNetPlannerSegMamba, folder, gpu_memory_target_in_gb=target, plans_name=f"plans{target}")
+        assert set(manager.available_configurations) == {"2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres"}
+        assert manager.get_configuration("3d_lowres").data_identifier == f"plans{target}_3d_lowres"
+        assert manager.get_configuration("3d_cascade_fullres").previous_stage_name == "3d_lowres"
+        assert f"of {target} GB" in capsys.readouterr().out
+        for name in ("2d", "3d_fullres", "3d_lowres"):
+            chosen = manager.get_configuration(name)
+            memory = architecture_memory(chosen.configuration["architecture"], 1, 2, chosen.patch_size)
+            assert 0.6 * target * GB < memory.peak(chosen.batch_size, chosen.patch_size) <= target * GB, name
+            sizes.append(chosen.batch_size * np.prod(chosen.patch_size))
+    assert all(small < large for small, large in zip(sizes[:3], sizes[3:], strict=True))
+
+
+@pytest.mark.parametrize("kind", ["isotropic", pytest.param("large", marks=pytest.mark.slow), "2d"])
+def test_budget_too_small_for_any_plan(kind: str, dataset) -> None:
+    folder = dataset(kind)
+    with pytest.raises(ValueError, match=r"-gpu_memory_target 0.01: too small .* The smallest that works is") as caught:
+        _plan(nnUNetPlannerSegMamba, folder, gpu_memory_target_in_gb=0.01)
+    assert not list(folder.glob("*Plans.json")), "nothing is left behind"
+    smallest = float(str(caught.value).split()[-1])
+    manager = _plan(nnUNetPlannerSegMamba, folder, gpu_memory_target_in_gb=smallest)
+    assert manager.available_configurations
+    with pytest.raises(ValueError, match="too small"):
+        _plan(nnUNetPlannerSegMamba, folder, gpu_memory_target_in_gb=smallest - 0.01)
 
 
 @pytest.mark.parametrize(

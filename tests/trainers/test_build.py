@@ -17,7 +17,7 @@ from nnunet_mamba.architectures.plan_keywords import architecture_for
 from nnunet_mamba.architectures.segmamba import SegMamba
 from nnunet_mamba.trainers import lengths, networks
 from nnunet_mamba.trainers.networks import nnUNetTrainerSegMamba, nnUNetTrainerSegMambaNoMamba
-from tests.stock_plans import DATASET_JSON, stock_plans
+from tests.stock_plans import DATASET_JSON, stock_architecture, stock_plans
 
 SEGMAMBA = registry.network("SegMamba")
 CPU = torch.device("cpu")
@@ -195,3 +195,21 @@ def test_a_checkpoint_is_complete_or_the_one_before(folders: Path, monkeypatch: 
     (folders / "checkpoint_latest.pth.partial").unlink()
     trainer.save_checkpoint(str(folders / "never.pth"))
     assert not (folders / "never.pth").exists()
+
+
+@pytest.mark.parametrize("n_stages", [2, 3])
+def test_the_loss_is_a_number_for_any_depth(folders: Path, n_stages: int) -> None:
+    # nnU-Net gives the coarsest output weight zero; two stages have one output
+    plans = stock_plans()
+    plans["configurations"]["3d_fullres"]["architecture"] = stock_architecture(3, n_stages)
+    plans["continue_training"] = False
+    trainer = nnUNetTrainerSegMamba(plans, "3d_fullres", 0, DATASET_JSON, CPU)
+    network = trainer.build_network_architecture(
+        trainer.plans_manager, trainer.configuration_manager, 1, 3, trainer.enable_deep_supervision
+    )
+    output = network(torch.randn(2, 1, 16, 16, 16))
+    outputs = output if isinstance(output, list) else [output]
+    assert len(outputs) == n_stages - 1
+    targets = [torch.zeros(2, 1, *o.shape[2:]) for o in outputs]
+    loss = trainer._build_loss()(output, targets if isinstance(output, list) else targets[0])
+    assert torch.isfinite(loss)

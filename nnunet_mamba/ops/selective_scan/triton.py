@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from nnunet_mamba.ops import _triton_sizes as sizes
 from nnunet_mamba.ops import _triton_support as support
 from nnunet_mamba.ops.numerics import accumulation_dtype, n_chunks
 
@@ -116,7 +117,7 @@ def _scan(
     return scan.Scan(
         u=_channel_last(u), delta=_channel_last(delta), bc=bc, A=packed, bias=_dense(delta_bias), D=_dense(D),
         z=None if z is None else _channel_last(z), n=n, softplus=delta_softplus, order="f", n_slices=1,
-        chunk=chunk or scan.choose_chunk(batch, length, channels), sub=scan.choose_sub(u),
+        chunk=chunk or sizes.choose_chunk(batch, length, channels), sub=scan.choose_sub(u),
     )  # fmt: skip
 
 

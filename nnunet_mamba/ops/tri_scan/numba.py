@@ -19,6 +19,7 @@ from nnunet_mamba.ops._numba_runtime import (
     Workspace,
     as_array,
     as_rows,
+    block_width,
     call,
     n_segments,
     product,
@@ -26,9 +27,9 @@ from nnunet_mamba.ops._numba_runtime import (
     why_not,
 )
 from nnunet_mamba.ops.causal_conv1d.numba import convolve_gradients
-from nnunet_mamba.ops.numerics import accumulation_dtype
+from nnunet_mamba.ops.numerics import accumulation_dtype, n_chunks
 
-__all__ = ["backward", "forward", "why_not"]
+__all__ = ["backward", "forward", "why_not", "workspace"]
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,24 @@ def backward(
     grad_weights = [torch.stack(g).to(w.dtype) for g, w in zip(zip(*per_order, strict=True), weights, strict=True)]
     grad_x_, grad_z = (torch.from_numpy(g).view(x.shape) for g in (grad_x, total))
     return grad_x_.to(x.dtype), grad_z.to(z.dtype), *grad_weights
+
+
+def workspace(
+    part: str, batch: int, length: int, channels: int, orders: int, states: int, rank: int, dtype: torch.dtype
+) -> int:
+    """Bytes that "forward" or "backward" holds at its worst moment, beside its arguments and results."""
+    acc = accumulation_dtype(torch.empty(0, dtype=dtype))
+    rows = batch * length
+    projected = rank + 2 * states
+    scan = rows * (channels + projected)
+    if dtype != acc:  # copies of x and z, and y before it is rounded
+        scan += 3 * rows * channels
+    kept = orders * batch * n_chunks(length) * states * channels
+    if part == "forward":
+        return (scan + kept) * acc.itemsize
+    blocks = -(-channels // block_width(channels))
+    grad_bc = (blocks + (blocks > 1)) * rows * 2 * states
+    return (scan + 3 * rows * channels + grad_bc + rows * projected) * acc.itemsize
 
 
 def _order_backward(

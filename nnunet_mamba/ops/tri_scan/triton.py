@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from nnunet_mamba.ops import _triton_sizes as sizes
 from nnunet_mamba.ops import _triton_support as support
-from nnunet_mamba.ops.numerics import accumulation_dtype, n_chunks
+from nnunet_mamba.ops.numerics import CHUNK, accumulation_dtype, n_chunks
 
 if TYPE_CHECKING:
     from nnunet_mamba.ops._triton_scan import Scan
@@ -70,11 +71,8 @@ def forward(
             x_, z_ = _rows(x[part]), _rows(z[part])
             partial = x_.new_empty(x_.shape, dtype=states.dtype) if weights[0].needs_sum(len(orders)) else None
             for k, order in enumerate(weights):
-                _, scan = order.scan(x_, z_, chunk)
-                starts = scan.starts()
-                states[k, part] = scan.saved(starts)
-                is_last = k == len(orders) - 1
-                scan.outputs(starts, partial, y[part] if is_last else None, add=k > 0)
+                out = y[part] if k == len(orders) - 1 else None
+                order.forward(x_, z_, states[k, part], partial, out, add=k > 0, chunk=chunk)
     return y, states
 
 
@@ -116,6 +114,38 @@ def backward(
                     for total, grad in zip(totals, grads, strict=True):
                         total[k] += grad
     return grad_x, grad_z, *(t.to(w.dtype) for t, w in zip(totals, arguments, strict=True))
+
+
+def workspace(
+    part: str, batch: int, length: int, channels: int, orders: int, states: int, rank: int, dtype: torch.dtype
+) -> int:
+    """Bytes that "forward" or "backward" holds at its worst moment, beside its arguments and results.
+
+    A count of the tensors made above and in the scan's launches; a test compares it with what they make.
+    """
+    acc = accumulation_dtype(torch.empty(0, dtype=dtype))
+    size, acc_size = dtype.itemsize, acc.itemsize
+    samples = min(batch, max(1, PART // (length * channels)))
+    tokens = samples * length
+    padded, block = sizes.padded_states(states, acc), sizes.state_block(states, acc)
+    chunk = sizes.choose_chunk(samples, length, channels)
+    chunks = samples * sizes.ceil_div(length, chunk)
+    projected = 2 * padded + sizes.ceil_div(rank, ALIGN) * ALIGN
+    rows = tokens * channels
+    at_chunks, sums = chunks * padded * channels * acc_size, chunks * channels * acc_size
+    bc = tokens * 2 * padded * acc_size
+    weights = orders * channels * (projected * size + rank * size + (padded + 7) * acc_size)
+    scan = weights + 2 * rows * size + tokens * projected * size + bc + sums
+    several = orders > 1 or padded > block
+    if part == "forward":
+        return several * rows * acc_size + scan + 2 * at_chunks
+    wider = dtype != acc
+    partial = wider * (orders > 1) + wider * several
+    blocks_bc = (sizes.ceil_div(channels, sizes.BD) + 1) * bc  # and their sum
+    checkpoints = chunks * (chunk // sizes.CHECKPOINT) * block * channels * acc_size
+    starts = (chunk != CHUNK) * at_chunks
+    scan += 2 * sums + weights  # sums of three gradients; gradients of the weights
+    return (partial + 1 + wider) * rows * acc_size + scan + blocks_bc + checkpoints + starts + 3 * at_chunks
 
 
 @dataclass(frozen=True)
@@ -189,9 +219,7 @@ class _Order:
 
     def needs_sum(self, n_orders: int) -> bool:
         """Whether y takes more than one pass: several orders, or several blocks of state entries"""
-        from nnunet_mamba.ops import _triton_scan as scan
-
-        return n_orders > 1 or self.A.shape[0] > scan.state_block(self.n, self.A.dtype)
+        return n_orders > 1 or self.A.shape[0] > sizes.state_block(self.n, self.A.dtype)
 
     def scan(self, x: Tensor, z: Tensor, chunk: int | None) -> tuple[Tensor, Scan]:
         """x, z (b l e) in token order -> low-rank dt (b l r) and this orientation's scan, both in scan order"""
@@ -206,9 +234,26 @@ class _Order:
         bc = projected[..., : self.low.start].to(self.A.dtype).contiguous()
         return low, scan.Scan(
             u=u, delta=low @ self.dt_projection.T, bc=bc, A=self.A, bias=self.dt_bias, D=self.D, z=z, n=self.n,
-            softplus=True, order=self.letter, n_slices=self.n_slices, chunk=chunk or scan.choose_chunk(*x.shape),
+            softplus=True, order=self.letter, n_slices=self.n_slices, chunk=chunk or sizes.choose_chunk(*x.shape),
             sub=scan.choose_sub(x),
         )  # fmt: skip
+
+    def forward(
+        self,
+        x: Tensor,
+        z: Tensor,
+        states: Tensor,
+        partial: Tensor | None,
+        out: Tensor | None,
+        *,
+        add: bool,
+        chunk: int | None,
+    ) -> None:
+        """Fills `states` (b c n e); y goes to `out` or, on the way, to the running sum `partial`."""
+        _, scan = self.scan(x, z, chunk)
+        starts = scan.starts()
+        states.copy_(scan.saved(starts))
+        scan.outputs(starts, partial, out, add)
 
     def backward(
         self,

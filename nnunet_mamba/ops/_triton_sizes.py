@@ -1,0 +1,37 @@
+"""Sizes of the Triton scan's blocks and passes. Works without Triton: the memory estimate needs them everywhere."""
+
+from __future__ import annotations
+
+import torch
+
+from nnunet_mamba.ops.numerics import CHUNK
+
+BD = 32
+"""Channels of one program: one warp, one channel per thread. Twice as many need shared memory or spill backward."""
+PROGRAMS = 2048
+"""Programs that fill a large GPU; shorter chunks are taken until there are as many."""
+SHORTEST_CHUNK = 32
+CHECKPOINT = 8
+"""Steps between two states that the backward pass keeps in memory."""
+
+
+def ceil_div(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def state_block(n: int, dtype: torch.dtype) -> int:
+    """State entries of one program: as many as fit its registers; more are taken block after block"""
+    return min(1 << (n - 1).bit_length(), 4 if dtype == torch.float64 else 16)
+
+
+def padded_states(n: int, dtype: torch.dtype) -> int:
+    """n rounded up to whole blocks; the entries added have A = B = C = 0 and stay zero"""
+    return ceil_div(n, state_block(n, dtype)) * state_block(n, dtype)
+
+
+def choose_chunk(batch: int, length: int, channels: int) -> int:
+    """Steps per program: 256, fewer where that would leave a GPU mostly idle"""
+    chunk = CHUNK
+    while chunk > SHORTEST_CHUNK and batch * ceil_div(length, chunk) * ceil_div(channels, BD) < PROGRAMS:
+        chunk //= 2
+    return chunk

@@ -1,0 +1,78 @@
+"""What backends say they hold is what their code allocates: run on tensors without memory, kernels left out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from nnunet_mamba.memory.allocations import Allocations
+from nnunet_mamba.ops import _triton_sizes as sizes
+from nnunet_mamba.ops.workspace import of_call
+
+TOLERANCE = 0.02  # small vectors per channel are left out
+SIZES = [(2, 4096, 96, 3, 16), (1, 64**3, 96, 3, 16), (3, 2000, 40, 1, 16), (16, 64**3, 64, 3, 16), (2, 300, 32, 2, 9)]
+
+
+class NoKernel:
+    def __getitem__(self, grid: Any) -> Any:
+        return lambda *args, **kwargs: None
+
+
+@pytest.fixture
+def without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton", reason="Triton has no build for this system")
+    from nnunet_mamba.ops import _triton_kernels as kernels
+
+    for name in dir(kernels):
+        if name.endswith("_kernel"):
+            monkeypatch.setattr(kernels, name, NoKernel())
+
+
+def _arguments(batch: int, length: int, channels: int, orders: int, states: int, dtype: torch.dtype) -> list[Any]:
+    rank = -(-channels // 32)
+    x, z = torch.empty(batch, length, 2 * channels, dtype=dtype).chunk(2, -1)
+    shapes = ((channels, 4), (channels,), (rank + 2 * states, channels), (channels, rank), (channels,),
+              (channels, states), (channels,))  # fmt: skip
+    return [x, z, *(torch.empty(orders, *shape) for shape in shapes), "fbs"[:orders], 1]
+
+
+def _held(allocations: Allocations, results: Any) -> int:
+    """Beside what was there at the start and the results"""
+    return max(allocations.totals) - allocations.totals[0] - sum(r.nbytes for r in results)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_triton(size: tuple[int, ...], dtype: torch.dtype, without_kernels: None) -> None:
+    from nnunet_mamba.ops.tri_scan import triton as backend
+
+    with FakeTensorMode(), Allocations("cuda") as allocations:
+        arguments = _arguments(*size, dtype)
+        allocations.count(arguments)
+        allocations.restart()
+        y, states = backend.forward(*arguments)
+        forward = _held(allocations, (y, states))
+        grad_y = torch.empty_like(y)
+        allocations.restart()
+        grads = backend.backward(grad_y, *arguments, states)
+        backward = _held(allocations, grads)
+        said = [of_call(f"nnunet_mamba::tri_scan{s}", tuple(a), "cuda") for s, a in
+                (("", arguments), ("_backward", [grad_y, *arguments, states]))]  # fmt: skip
+    for name, workspace, held in zip(("forward", "backward"), said, (forward, backward), strict=True):
+        assert workspace is not None
+        assert workspace.bytes(workspace.batch, workspace.length) == pytest.approx(held, rel=TOLERANCE), name
+
+
+def test_other_operators_have_none() -> None:
+    assert of_call("aten::add", (torch.zeros(1),), "cuda") is None
+
+
+def test_sizes_are_those_that_the_kernels_use() -> None:
+    triton = pytest.importorskip("triton", reason="Triton has no build for this system")
+    for n in range(1, 70):
+        for dtype, most in ((torch.float32, 16), (torch.float64, 4)):
+            assert sizes.state_block(n, dtype) == min(triton.next_power_of_2(n), most)
+            assert sizes.padded_states(n, dtype) % sizes.state_block(n, dtype) == 0
