@@ -8,6 +8,8 @@ import sys
 from importlib import import_module
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nnunet_mamba import registry
 
@@ -45,7 +47,7 @@ def test_length_suffixes_resolve_and_pickle_by_reference(epochs: int) -> None:
 
 
 def test_iteration_suffix_is_read() -> None:
-    assert registry.parse_length("nnUNetTrainerSegMambaNoMamba_3epochs_20its") == registry.Length(
+    assert registry.parse_variant("nnUNetTrainerSegMambaNoMamba_3epochs_20its") == registry.Variant(
         "nnUNetTrainerSegMambaNoMamba", 3, 20
     )
 
@@ -56,6 +58,7 @@ def test_iteration_suffix_is_read() -> None:
         "nnUNetTrainer", "nnUNetTrainer_5epochs", "nnUNetTrainerAdam", "ExperimentPlanner", "",
         "nnUNetTrainerSegMamba_0epochs", "nnUNetTrainerSegMamba_epochs", "nnUNetTrainerUnknown_5epochs",
         "nnUNetTrainerSegMamba_5epochs_0its", "nnUNetPlannerSegMamba_5epochs",
+        "nnUNetTrainerSegMamba_lr0", "nnUNetTrainerSegMamba_fg101", "nnUNetTrainerSegMamba_lossFocal",
     ],
 )  # fmt: skip
 def test_names_of_others_are_left_alone(name: str) -> None:
@@ -70,3 +73,52 @@ def test_registry_imports_no_torch() -> None:
 def test_unknown_network_names_the_known_ones() -> None:
     with pytest.raises(ValueError, match="SegMamba"):
         registry.network("Segmamba")
+
+
+VARIANTS = {
+    "nnUNetTrainerSegMamba_lr1e-3": registry.Variant("nnUNetTrainerSegMamba", initial_lr=0.001),
+    "nnUNetTrainerSegMamba_lr25e-4_fg66": registry.Variant("nnUNetTrainerSegMamba", initial_lr=0.0025, foreground=0.66),
+    "nnUNetTrainerUMambaBotNoMamba_lossDiceTopK10_5epochs": registry.Variant(
+        "nnUNetTrainerUMambaBotNoMamba", epochs=5, loss="DiceTopK10"
+    ),
+    "nnUNetTrainer_fg0_1epoch_2its": registry.Variant("nnUNetTrainer", 1, 2, foreground=0.0),
+    "nnUNetTrainerSegMamba_lr1": registry.Variant("nnUNetTrainerSegMamba", initial_lr=1.0),
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_suffixes_are_read_and_written(name: str) -> None:
+    assert registry.parse_variant(name) == VARIANTS[name]
+    assert VARIANTS[name].name == name
+    made = _resolve(name)
+    assert made.__name__ == name
+    assert pickle.loads(pickle.dumps(made)) is made
+
+
+@given(
+    st.sampled_from((None, *registry.LOSSES)),
+    st.none() | st.floats(1e-8, 1e3),
+    st.none() | st.integers(0, 100),
+    st.none() | st.integers(1, 9999),
+)
+def test_every_setting_survives_its_name(
+    loss: str | None, lr: float | None, percent: int | None, epochs: int | None
+) -> None:
+    foreground = None if percent is None else percent / 100
+    variant = registry.Variant("nnUNetTrainerSegMamba", epochs, None, lr, foreground, loss)
+    if variant != registry.Variant("nnUNetTrainerSegMamba"):
+        assert registry.parse_variant(variant.name) == variant
+        assert "__" not in variant.name, "nnU-Net splits folder names there"
+
+
+@pytest.mark.parametrize(
+    ("variant", "message"),
+    [
+        (registry.Variant("x", initial_lr=0.0), "learning rate 0.0; expected a number > 0"),
+        (registry.Variant("x", foreground=66.0), "foreground oversampling 66.0; expected a share between 0 and 1"),
+        (registry.Variant("x", loss="Focal"), "loss 'Focal'; expected one of Dice, CE"),
+    ],
+)
+def test_settings_that_names_cannot_express(variant: registry.Variant, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        _ = variant.name

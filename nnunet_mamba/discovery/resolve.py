@@ -73,8 +73,8 @@ def suggestion(folder: str, class_name: str) -> str | None:
     if kind not in ("nnUNetTrainer", "experiment_planning"):
         return None
     names = registry.planners() if kind == "experiment_planning" else registry.trainers()
-    length = registry.parse_length(class_name)
-    base = class_name if length is None else length.base
+    variant = registry.parse_variant(class_name)
+    base = class_name if variant is None else variant.base
     short = {_without_prefix(name).lower(): name for name in names}
     near = difflib.get_close_matches(_without_prefix(base).lower(), short, n=1, cutoff=NEAR)
     if not near or any(_defines(path, class_name) for path in _searched(folder)):

@@ -15,7 +15,7 @@ from torch import nn
 from nnunet_mamba import registry
 from nnunet_mamba.architectures.plan_keywords import architecture_for
 from nnunet_mamba.architectures.segmamba import SegMamba
-from nnunet_mamba.trainers import lengths, networks
+from nnunet_mamba.trainers import networks, variants
 from nnunet_mamba.trainers.networks import nnUNetTrainerSegMamba, nnUNetTrainerSegMambaNoMamba
 from tests.stock_plans import DATASET_JSON, stock_architecture, stock_plans
 
@@ -162,7 +162,7 @@ def test_unknown_configuration_names_the_known_ones(folders: Path) -> None:
 def test_length_suffixes_set_the_length(
     folders: Path, name: str, epochs: int, iterations: int, save_every: int
 ) -> None:
-    trainer = getattr(lengths, name)({**stock_plans(), "continue_training": False}, "3d_fullres", 0, DATASET_JSON, CPU)
+    trainer = getattr(variants, name)({**stock_plans(), "continue_training": False}, "3d_fullres", 0, DATASET_JSON, CPU)
     assert (trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.save_every) == (
         epochs,
         iterations,
@@ -170,6 +170,22 @@ def test_length_suffixes_set_the_length(
     )
     assert trainer.num_val_iterations_per_epoch == (50 if iterations == 250 else iterations // 10)
     assert f"{name}__nnUNetPlans__3d_fullres" in trainer.output_folder
+
+
+def test_other_suffixes_set_their_values(folders: Path) -> None:
+    def make(name: str) -> nnUNetTrainer:
+        plans = {**stock_plans(), "continue_training": False}
+        return getattr(variants, name)(plans, "3d_fullres", 0, DATASET_JSON, CPU)
+
+    plain, changed = (make(f"nnUNetTrainerSegMamba{suffix}_2epochs") for suffix in ("", "_lr1e-3_fg66_lossDiceTopK10"))
+    assert (plain.initial_lr, plain.oversample_foreground_percent) == (0.01, 0.33)
+    assert (changed.initial_lr, changed.oversample_foreground_percent) == (0.001, 0.66)
+    assert type(plain._build_loss().loss).__name__ == "DC_and_CE_loss"
+    assert type(changed._build_loss().loss).__name__ == "DC_and_topk_loss"
+    for loss in registry.LOSSES:
+        logits, labels = torch.randn(2, 3, 8, 8, 8), torch.randint(0, 3, (2, 1, 8, 8, 8)).float()
+        value = make(f"nnUNetTrainer_loss{loss}")._build_loss()([logits, logits], [labels, labels])
+        assert torch.isfinite(value), loss
 
 
 def test_a_checkpoint_is_complete_or_the_one_before(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,93 @@
+"""`nnunet-mamba sweep`: a grid of training settings through nnU-Net's own commands."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+from pathlib import Path
+
+SWEEPS = "sweeps"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("grid", type=Path, metavar="GRID.json")
+    parser.add_argument("-d", required=True, metavar="DATASET", help="dataset id or name; planned and preprocessed")
+    parser.add_argument("-f", nargs="+", default=["0"], metavar="FOLD", help="folds (default: 0)")
+    parser.add_argument("-device", choices=("cuda", "cpu", "mps"), default=None, help="for nnUNetv2_train")
+    parser.add_argument("-gpu_memory_target", type=float, metavar="GB", help="leave out variants that would take more")
+    parser.add_argument("--run", action="store_true", help="train them one after the other; started ones are continued")
+    parser.add_argument("--overwrite", action="store_true", help="replace configurations of the same name")
+    parser.epilog = """example: nnunet-mamba sweep -d 4 grid.json --run -device cuda
+
+GRID.json: every combination of the listed values is one variant; leave out what shall not vary.
+{
+  "plans": "nnUNetSegMambaPlans", "configuration": "3d_fullres", "trainer": "nnUNetTrainerSegMamba_50epochs",
+  "patch_size": [[96, 96, 96], [128, 128, 96]],      voxels along x y z (2d: along x y of a slice)
+  "batch_size": [2, 4],
+  "foreground_oversampling": [0.33, 0.66],
+  "initial_lr": [0.01, 0.001],
+  "loss": ["Dice", "CE", "TopK10", "DiceTopK10"]     nnU-Net's Dice + cross-entropy if left out
+}"""
+
+
+def run(options: argparse.Namespace) -> int:
+    """Returns 0, or 1 when a training failed. Raises ValueError for a grid that cannot be planned."""
+    from nnunet_mamba.planning import sweep as sweeps
+
+    grid = sweeps.load_grid(options.grid)
+    from nnunet_mamba.planning.configurations import DatasetPlans, gigabytes
+
+    plans = DatasetPlans.load(options.d, grid.get("plans", "nnUNetPlans"))
+    made = sweeps.derive(grid, plans)
+    limit = options.gpu_memory_target
+    kept = [v for v in made.variants if limit is None or v.memory <= limit * 1e9]
+    if not kept:
+        least = min(v.memory for v in made.variants)
+        raise ValueError(f"-gpu_memory_target {limit:g}: no variant fits; the smallest takes about {gigabytes(least)}")
+    names = {v.configuration for v in kept}
+    new = plans.add({n: c for n, c in made.configurations.items() if n in names}, options.overwrite)
+    print(f"{len(kept)} variants; new in {plans.path.name}: {', '.join(new) or 'nothing'}")
+    for variant in made.variants:
+        over = "" if variant in kept else "   left out: over -gpu_memory_target"
+        print(f"  {variant.configuration}  {variant.trainer}  about {gigabytes(variant.memory)}{over}")
+
+    results = _results()
+    folders = [v.folder(results, plans.dataset, plans.name) for v in kept]
+    kept_sweep = sweeps.Sweep(tuple(kept), made.configurations)
+    failed = 0
+    jobs = [(v, folder, fold) for v, folder in zip(kept, folders, strict=True) for fold in options.f]
+    missing = [(v, folder, fold) for v, folder, fold in jobs if sweeps.dice(folder, fold) is None]
+    print(f"\n{len(jobs) - len(missing)} of {len(jobs)} trainings finished")
+    for variant, folder, fold in missing:
+        line = sweeps.command(variant, plans.dataset, plans.name, fold, options.device)
+        if (folder / f"fold_{fold}" / "checkpoint_latest.pth").is_file():
+            line.append("--c")
+        if options.run:
+            failed += not _train(results / plans.dataset / SWEEPS, variant, fold, line)
+        else:
+            print(shlex.join(line))
+    print("\n" + sweeps.results_table(kept_sweep, folders, options.f))
+    return 1 if failed else 0
+
+
+def _results() -> Path:
+    path = os.environ.get("nnUNet_results")
+    if not path:
+        raise ValueError("the environment variable nnUNet_results is not set; nnU-Net keeps trained models there")
+    return Path(path)
+
+
+def _train(root: Path, variant, fold: str, line: list[str]) -> bool:
+    """Whether it ended well. A failure is reported and the others go on."""
+    from nnunet_mamba.cli.stock_commands import CommandFailedError, StockCommands
+
+    step = f"{variant.trainer}__{variant.configuration}__fold_{fold}"
+    (root / "steps" / f"{step}.done").unlink(missing_ok=True)  # asked for because its result is not there
+    try:
+        StockCommands(root, {}).run(step, line, f"{variant.configuration} {variant.trainer} fold {fold}")
+        return True
+    except CommandFailedError as error:
+        print(f"    failed, going on: {error}")
+        return False

@@ -1,0 +1,153 @@
+"""Configurations derived from one of a dataset's own: another patch, batch or network, everything else inherited."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
+from nnunetv2.paths import nnUNet_preprocessed
+from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from nnunet_mamba.planning.estimate import GB, architecture_memory
+
+AXES = "zyx"
+"""Order of the axes in nnU-Net's arrays before its transposition; recipes and grids count x y z, as images do."""
+MIN_EDGE, NO_LIMIT = 4, 999999  # nnU-Net's: smallest axis at the bottleneck; number of poolings
+MOST_FEATURES = {2: 512, 3: 320}  # nnU-Net's widths
+
+
+@dataclass(frozen=True)
+class DatasetPlans:
+    """A dataset's plans file and what goes with it."""
+
+    dataset: str
+    path: Path
+    plans: dict[str, Any]
+    dataset_json: dict[str, Any]
+
+    @classmethod
+    def load(cls, dataset_id: str | int, *names: str) -> DatasetPlans:
+        """The first of these plans that is there. Raises ValueError naming what is and the command that makes them."""
+        if nnUNet_preprocessed is None:
+            raise ValueError("the environment variable nnUNet_preprocessed is not set; nnU-Net keeps its plans there")
+        try:
+            dataset = maybe_convert_to_dataset_name(dataset_id)
+        except RuntimeError as error:
+            raise ValueError(f"-d {dataset_id}: {str(error).splitlines()[0]}") from None
+        folder = Path(nnUNet_preprocessed) / dataset
+        path = next((p for name in names if (p := folder / f"{name}.json").is_file()), None)
+        if path is None:
+            found = sorted(p.stem for p in folder.glob("*lans*.json"))
+            raise ValueError(
+                f"{dataset} has no {' or '.join(names)}; it has {', '.join(found) or 'no plans at all'}. Make them "
+                f"with nnUNetv2_plan_and_preprocess -d {dataset_id} (and -pl PLANNER), or choose with -p"
+            )
+        plans, information = (json.loads(p.read_text(encoding="utf-8")) for p in (path, folder / "dataset.json"))
+        return cls(dataset, path, plans, information)
+
+    @property
+    def name(self) -> str:
+        return self.path.stem
+
+    @property
+    def channels(self) -> int:
+        return len(self.dataset_json["channel_names" if "channel_names" in self.dataset_json else "modality"])
+
+    def configuration(self, name: str) -> dict[str, Any]:
+        """With everything it inherits. Raises ValueError naming the known ones."""
+        manager = PlansManager(copy.deepcopy(self.plans))
+        if name not in manager.available_configurations:
+            raise ValueError(
+                f"configuration {name!r} is not in {self.name} of {self.dataset}; it has: "
+                f"{', '.join(manager.available_configurations)}"
+            )
+        return manager.get_configuration(name).configuration
+
+    def in_plan_order(self, patch_xyz: Sequence[int], dim: int) -> list[int]:
+        """Voxels along x y z (2d: along the two axes of a slice) in the order of this plan's axes."""
+        if len(patch_xyz) != dim or any(int(p) != p or p < 1 for p in patch_xyz):
+            raise ValueError(f"patch {list(patch_xyz)}: expected {dim} whole numbers, voxels along x y z")
+        if dim == 2:
+            return [int(p) for p in reversed(patch_xyz)]
+        array = [int(patch_xyz["xyz".index(axis)]) for axis in AXES]
+        return [array[axis] for axis in self.plans["transpose_forward"]]
+
+    def axis_names(self, dim: int) -> list[str]:
+        """What the plan's axes are in the image."""
+        names = [AXES[axis] for axis in self.plans["transpose_forward"]]
+        return names if dim == 3 else names[1:]
+
+    def memory(self, configuration: Mapping[str, Any]) -> int:
+        """Bytes of a training step of this configuration, by the planners' estimate."""
+        patch, batch = configuration["patch_size"], configuration["batch_size"]
+        classes = len(self.dataset_json["labels"])
+        return architecture_memory(configuration["architecture"], self.channels, classes, patch).peak(batch, patch)
+
+    def add(self, configurations: Mapping[str, Mapping[str, Any]], overwrite: bool = False) -> list[str]:
+        """Write configurations into the plans file, at once or not at all; returns the names of those that are new.
+
+        Raises ValueError for a name that is taken by another configuration, unless `overwrite`.
+        """
+        present = self.plans["configurations"]
+        plain = json.loads(json.dumps(configurations))
+        taken = [name for name, new in plain.items() if name in present and present[name] != new]
+        if taken and not overwrite:
+            raise ValueError(
+                f"{', '.join(taken)}: in {self.name} already, and different; give --overwrite to replace, and mind "
+                "that finished trainings keep the name"
+            )
+        new = [name for name in plain if present.get(name) != plain[name]]
+        present.update(plain)
+        partial = self.path.with_suffix(".partial")
+        partial.write_text(json.dumps(self.plans, indent=4) + "\n", encoding="utf-8")
+        partial.replace(self.path)
+        return new
+
+
+def topology(patch: Sequence[int], spacing: Sequence[float], base: int, most: int) -> dict[str, Any]:
+    """Stages, widths, kernels and strides by nnU-Net's own rules for a patch in the plan's order of axes.
+
+    Raises ValueError with the patch that would work if the strides do not divide this one.
+    """
+    _, strides, kernels, fitting, divisors = get_pool_and_conv_props(list(spacing), list(patch), MIN_EDGE, NO_LIMIT)
+    if [int(f) for f in fitting] != list(patch):
+        raise ValueError(
+            f"patch {list(patch)} (order of the plan's axes): nnU-Net's strides for it need multiples of "
+            f"{[int(d) for d in divisors]}; use {[int(f) for f in fitting]}"
+        )
+    n = len(strides)
+    return {
+        "n_stages": n,
+        "features_per_stage": [min(most, base * 2**i) for i in range(n)],
+        "kernel_sizes": [list(map(int, k)) for k in kernels],
+        "strides": [list(map(int, s)) for s in strides],
+    }
+
+
+def for_patch(parent: Mapping[str, Any], patch: Sequence[int], batch: int) -> dict[str, Any]:
+    """The parent's network on another patch and batch, with nnU-Net's topology for them; the rest is inherited."""
+    architecture = copy.deepcopy(parent["architecture"])
+    kwargs = architecture["arch_kwargs"]
+    if list(patch) != list(parent["patch_size"]):
+        widths, stages = kwargs["features_per_stage"], kwargs["n_stages"]
+        most = max(max(widths), MOST_FEATURES[len(patch)])
+        made = topology(patch, parent["spacing"], widths[0], most)
+        for key, value in kwargs.items():
+            if key not in made and isinstance(value, list) and len(value) in (stages, stages - 1):
+                # one number per stage, as for nnU-Net's convolutions: the last one also for further stages
+                count = made["n_stages"] - (stages - len(value))
+                made[key] = (value + [value[-1]] * count)[:count]
+        kwargs.update(made)
+        if kwargs.get("patch_size") is not None:
+            kwargs["patch_size"] = list(patch)
+    return {"patch_size": list(patch), "batch_size": int(batch), "architecture": architecture}
+
+
+def gigabytes(size: float) -> str:
+    return f"{size / GB:.2f} GB"

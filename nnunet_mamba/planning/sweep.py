@@ -1,0 +1,177 @@
+"""A grid of training settings as plan configurations and trainer names that nnU-Net's own commands know.
+
+Patch and batch belong to the plan, so each pair becomes a configuration; learning rate, foreground oversampling and
+loss belong to the trainer and go into its name. Every combination is one variant.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from nnunet_mamba import registry
+from nnunet_mamba.planning.configurations import DatasetPlans, for_patch
+from nnunet_mamba.planning.estimate import GB
+
+SETTINGS = ("patch_size", "batch_size", "foreground_oversampling", "initial_lr", "loss")
+KEYS = ("purpose", "plans", "configuration", "trainer", *SETTINGS)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One combination: a configuration of the plans, a trainer, and the estimated bytes of its training step."""
+
+    configuration: str
+    trainer: str
+    settings: dict[str, Any]
+    memory: int
+
+    def folder(self, results: Path, dataset: str, plans: str) -> Path:
+        """Where nnU-Net keeps its results"""
+        return results / dataset / f"{self.trainer}__{plans}__{self.configuration}"
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """All variants, and the configurations that the plans need for them."""
+
+    variants: tuple[Variant, ...]
+    configurations: dict[str, dict[str, Any]]
+
+
+def load_grid(path: Path) -> dict[str, Any]:
+    """A grid file. Raises ValueError naming unknown keys, keys that are missing, and values that are not lists."""
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; expected a JSON grid, see nnunet-mamba sweep --help")
+    try:
+        grid = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: not JSON: {error}") from None
+    unknown = [key for key in grid if key not in KEYS]
+    if unknown:
+        raise ValueError(f"{path}: unknown {', '.join(unknown)}; allowed: {', '.join(KEYS)}")
+    for key in ("configuration", "trainer"):
+        if not isinstance(grid.get(key), str):
+            raise ValueError(f"{path}: {key} is missing, for example {EXAMPLE[key]!r}")
+    for key in SETTINGS:
+        if key in grid and (not isinstance(grid[key], list) or not grid[key]):
+            raise ValueError(f"{path}: {key}: {grid[key]!r}; expected a list of values")
+    if not any(key in grid for key in SETTINGS):
+        raise ValueError(f"{path}: nothing to vary; give at least one of {', '.join(SETTINGS)}")
+    return grid
+
+
+EXAMPLE = {
+    "plans": "nnUNetSegMambaPlans",
+    "configuration": "3d_fullres",
+    "trainer": "nnUNetTrainerSegMamba",
+    "patch_size": [[96, 96, 96], [128, 128, 96]],
+    "batch_size": [2, 4],
+    "foreground_oversampling": [0.33, 0.66],
+    "initial_lr": [0.01, 0.001],
+    "loss": ["DiceTopK10"],
+}
+
+
+def derive(grid: Mapping[str, Any], plans: DatasetPlans) -> Sweep:
+    """Every combination of the grid's values. Raises ValueError for values that cannot be planned or named."""
+    parent_name = grid["configuration"]
+    parent = plans.configuration(parent_name)
+    dim = len(parent["patch_size"])
+    base = registry.parse_variant(grid["trainer"]) or registry.Variant(grid["trainer"])
+    given = {key: grid.get(key, [None]) for key in SETTINGS}
+    _check_loss(given["loss"], plans)
+    configurations: dict[str, dict[str, Any]] = {}
+    memory: dict[str, int] = {}
+    variants = []
+    for values in itertools.product(*given.values()):
+        settings = dict(zip(SETTINGS, values, strict=True))
+        patch, batch = settings["patch_size"], settings["batch_size"]
+        name = _configuration_name(parent_name, patch, batch)
+        if name not in memory:
+            planned = parent["patch_size"] if patch is None else plans.in_plan_order(patch, dim)
+            made = for_patch(parent, planned, _batch(parent["batch_size"] if batch is None else batch))
+            memory[name] = plans.memory(made)
+            if name != parent_name:
+                configurations[name] = {"inherits_from": parent_name, **made}
+        trainer = replace(
+            base,
+            initial_lr=base.initial_lr if settings["initial_lr"] is None else settings["initial_lr"],
+            foreground=base.foreground if settings["foreground_oversampling"] is None
+            else settings["foreground_oversampling"],
+            loss=base.loss if settings["loss"] is None else settings["loss"],
+        ).name  # fmt: skip
+        if registry.locate(trainer) is None and trainer != registry.STOCK_TRAINER:
+            raise ValueError(
+                f"trainer {trainer!r} is not ours, so its settings cannot be varied; expected nnUNetTrainer or one of "
+                f"{', '.join(registry.trainers())}, with or without _5epochs"
+            )
+        variants.append(Variant(name, trainer, {k: v for k, v in settings.items() if v is not None}, memory[name]))
+    return Sweep(tuple(variants), configurations)
+
+
+def command(variant: Variant, dataset: str, plans: str, fold: str, device: str | None) -> list[str]:
+    """nnU-Net's command that trains one fold"""
+    chosen = [] if device is None else ["-device", device]
+    return ["nnUNetv2_train", dataset, variant.configuration, fold, "-tr", variant.trainer, "-p", plans, *chosen]
+
+
+def dice(folder: Path, fold: str) -> float | None:
+    """Mean foreground Dice of a fold's validation as nnU-Net wrote it, None if it has not finished."""
+    summary = folder / f"fold_{fold}" / "validation" / "summary.json"
+    if not summary.is_file():
+        return None
+    return float(json.loads(summary.read_text(encoding="utf-8"))["foreground_mean"]["Dice"])
+
+
+def results_table(sweep: Sweep, folders: Sequence[Path], folds: Sequence[str]) -> str:
+    """Markdown, best first: settings, estimated memory, Dice per fold and mean over the folds that are there."""
+    varied = [key for key in SETTINGS if any(key in v.settings for v in sweep.variants)]
+    rows = []
+    for variant, folder in zip(sweep.variants, folders, strict=True):
+        scores = [dice(folder, fold) for fold in folds]
+        known = [s for s in scores if s is not None]
+        mean = sum(known) / len(known) if known else None
+        shown = [_shown(variant.settings.get(key)) for key in varied]
+        cells = [*shown, f"{variant.memory / GB:.2f} GB", *(_number(s) for s in scores), _number(mean)]
+        rows.append((mean if mean is not None else -1.0, cells))
+    head = [*varied, "memory", *(f"fold {fold}" for fold in folds), "mean Dice"]
+    lines = [head, ["---"] * len(head), *(cells for _, cells in sorted(rows, key=lambda row: -row[0]))]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def _check_loss(losses: Sequence[str | None], plans: DatasetPlans) -> None:
+    regions = any(isinstance(label, list) and len(label) > 1 for label in plans.dataset_json["labels"].values())
+    refused = [loss for loss in losses if loss is not None and "TopK" in loss]
+    if regions and refused:
+        raise ValueError(
+            f"loss {', '.join(refused)}: nnU-Net has it for exclusive labels only; this dataset has regions"
+        )
+
+
+def _batch(batch: Any) -> int:
+    if int(batch) != batch or batch < 1:
+        raise ValueError(f"batch_size {batch}; expected whole numbers > 0")
+    return int(batch)
+
+
+def _configuration_name(parent: str, patch: Sequence[int] | None, batch: int | None) -> str:
+    """3d_fullres, [96, 96, 64], 4 -> "3d_fullres_p96x96x64_b4" """
+    name = parent
+    if patch is not None:
+        name += "_p" + "x".join(map(str, patch))
+    return name if batch is None else f"{name}_b{batch}"
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "-"
+    return "x".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
