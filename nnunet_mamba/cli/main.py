@@ -14,6 +14,7 @@ VERBS = {
     "demo": "train, cross-validate, ensemble and predict on 25 real cases, through nnU-Net's own commands",
     "list": "show the networks, their names for nnU-Net, sizes and sources",
     "convert-checkpoint": "turn a published checkpoint into an nnU-Net model folder or into pretrained weights",
+    "convert": "turn a downloaded dataset (ASOCA, BraTS, ...) into a checked dataset in nnU-Net's raw format",
     "plan-from-recipe": "merge what a paper or report used into a dataset's plans, checked, with a preview",
     "sweep": "derive, list and run a grid of patch, batch, oversampling, learning rate and loss",
     "bench": "measure our operators and networks beside other implementations, each checked against the reference",

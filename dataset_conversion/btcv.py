@@ -1,0 +1,65 @@
+"""BTCV (Synapse syn3193805): 13 abdominal organs in 30 CT volumes, 20 more without labels."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dataset_conversion import splits
+from dataset_conversion.declare import CT, REFUSED, Case, Dataset, Found, Problem
+from dataset_conversion.find import entries, marked_folder
+
+ORGANS = (
+    "spleen", "right_kidney", "left_kidney", "gallbladder", "esophagus", "liver", "stomach", "aorta",
+    "inferior_vena_cava", "portal_and_splenic_vein", "pancreas", "right_adrenal_gland", "left_adrenal_gland",
+)  # fmt: skip
+BTCV = Dataset(
+    name="BTCV",
+    id=512,
+    channels=(CT,),
+    labels={"background": 0, **{organ: i for i, organ in enumerate(ORGANS, 1)}},
+    label_map={i: i for i in range(len(ORGANS) + 1)},
+    licence="registration at Synapse; may not be passed on",
+    source="https://www.synapse.org/Synapse:syn3193805",
+    citation="Landman et al., MICCAI Multi-Atlas Labeling Beyond the Cranial Vault, 2015",
+)
+NAMED_SPLITS = {
+    "24-6": ("35", "36", "37", "38", "39", "40"),
+    "transunet": ("01", "02", "03", "04", "08", "22", "25", "29", "32", "35", "36", "38"),
+}
+"""Validation cases of two splits in use: the last six, as in MONAI's tutorials; TransUNet's 18 and 12."""
+NUMBER = re.compile(r"^(?:img|label)(\d{4})\.nii(\.gz)?$")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--split", choices=("5-fold", *NAMED_SPLITS), default="5-fold",
+        help="5 folds, or a split in use: the last six for validation, or TransUNet's 12 (default: %(default)s)",
+    )  # fmt: skip
+
+
+def discover(source: Path, options: Mapping[str, Any]) -> Found:
+    """Raises ValueError for another layout than the release's."""
+    root = marked_folder(source, lambda f: (f / "Training" / "img").is_dir(), "BTCV release (Training/img)")
+    labels = _numbered(root / "Training" / "label")
+    cases = [Case(_id(n), (path,), labels.pop(n, None)) for n, path in _numbered(root / "Training" / "img").items()]
+    problems = [Problem(REFUSED, _id(n), f"{path}: a label without image") for n, path in labels.items()]
+    cases += [Case(_id(n), (p,), None, is_test=True) for n, p in _numbered(root / "Testing" / "img").items()]
+    folds = None
+    if options.get("split", "5-fold") != "5-fold":
+        validation = [_id(n.zfill(4)) for n in NAMED_SPLITS[options["split"]]]
+        folds = tuple(splits.named([c for c in cases if not c.is_test], validation))
+    return Found(BTCV, tuple(cases), tuple(problems), folds)
+
+
+def _id(number: str) -> str:
+    return f"BTCV_{number}"
+
+
+def _numbered(folder: Path) -> dict[str, Path]:
+    if not folder.is_dir():
+        return {}
+    return {match[1]: p for p in entries(folder) if (match := NUMBER.match(p.name))}

@@ -1,0 +1,166 @@
+"""The command line: `nnunet-mamba convert NAME ...` and `python -m dataset_conversion NAME ...`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+
+NAMES = {
+    "asoca": "ASOCA: coronary arteries in CT angiography",
+    "brats": "BraTS 2018 to 2024: glioma in four MR sequences; the year is recognised",
+    "imagecas": "ImageCAS: coronary arteries in 1000 CT angiographies",
+    "btcv": "BTCV: 13 abdominal organs in CT",
+    "aiib23": "AIIB 2023: airways in CT of fibrotic lungs",
+    "msd": "Medical Segmentation Decathlon, through nnU-Net's own converter, with checks and splits",
+    "generic": "any folder of images and labels, described by a small JSON file",
+}
+EXAMPLES = ("asoca", "asoca2020", "brats2018", "brats2020", "brats2021", "brats2023", "brats2024")
+MOST_JOBS = 4
+
+
+def add_arguments(parser: argparse.ArgumentParser, chosen: str | None = None) -> None:
+    """All datasets as subcommands; only the chosen one's file is imported."""
+    parser.epilog = (
+        "example: nnunet-mamba convert --make-example asoca trial; nnunet-mamba convert asoca -i trial -o nnUNet_raw"
+    )
+    parser.add_argument(
+        "--make-example", nargs=2, metavar=("KIND", "DIR"),
+        help=f"make a small invented download to try with: {', '.join(EXAMPLES)}",
+    )  # fmt: skip
+    kinds = parser.add_subparsers(dest="name", metavar="NAME")
+    for name, summary in NAMES.items():
+        kind = kinds.add_parser(name, help=summary, description=f"{summary}.")
+        _common(kind)
+        if name == chosen:
+            import_module(f"dataset_conversion.{name}").add_arguments(kind)
+
+
+def _common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-i", type=Path, metavar="DOWNLOAD", help="folder of the download, as unpacked")
+    parser.add_argument("-o", type=Path, metavar="FOLDER", help="nnUNet_raw (default: the environment variable)")
+    parser.add_argument("-d", type=int, metavar="ID", help="dataset id, 1 to 999 (default: one of its own)")
+    parser.add_argument("--dry-run", action="store_true", help="check everything, write nothing")
+    parser.add_argument("--jobs", type=int, default=None, help=f"processes (default: CPUs, at most {MOST_JOBS})")
+    parser.add_argument("--resume", action="store_true", help="go on with an interrupted conversion")
+    parser.add_argument("--skip-incomplete", action="store_true", help="leave out cases that cannot be used")
+    parser.add_argument("--keep-duplicates", action="store_true", help="keep cases with the same images")
+    parser.add_argument("--link", choices=("hard", "sym"), help="link files that need no change instead of copying")
+    parser.add_argument(
+        "--trust-array", action="store_true", help="equal sizes are the same grid, whatever headers say"
+    )
+    parser.add_argument("--prefer", choices=("sform", "qform"), help="where a NIfTI's two geometries disagree")
+    parser.add_argument("--fix-shear", action="store_true", help="make slightly sheared axes perpendicular")
+    parser.add_argument("--nan-to-zero", action="store_true", help="set voxels that are no numbers to 0")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Returns 0, or 1 when writing failed. Raises ValueError for what the user can mend."""
+    if options.make_example:
+        return _make_example(*options.make_example)
+    if options.name is None:
+        raise ValueError(f"which dataset? One of {', '.join(NAMES)}")
+    given = vars(options)
+    if options.name == "brats" and given.get("back") is not None:
+        return _back(options)
+    if options.i is None:
+        raise ValueError("-i DOWNLOAD is missing: the folder of the download")
+    raw = _raw(options.o)
+    jobs = min(MOST_JOBS, os.cpu_count() or 1) if options.jobs is None else options.jobs
+    if jobs < 1 or not (options.d is None or 0 < options.d < 1000):
+        raise ValueError("--jobs: expected at least 1; -d: expected 1 to 999")
+    return _convert(options, raw, jobs)
+
+
+def _convert(options: argparse.Namespace, raw: Path, jobs: int) -> int:
+    from dataset_conversion.convert import convert, plan
+    from dataset_conversion.declare import Options
+    from dataset_conversion.volumes import UnreadableError
+
+    how = Options(
+        jobs, options.skip_incomplete, options.trust_array, options.nan_to_zero, options.prefer, options.fix_shear,
+        options.keep_duplicates, options.link, vars(options),
+    )  # fmt: skip
+    module = import_module(f"dataset_conversion.{options.name}")
+    source = options.i.absolute()
+    try:
+        if options.name == "msd":
+            report = module.convert(source, raw, options.d, how, options.dry_run)
+        else:
+            found = module.discover(source, how.dataset)
+            if options.d is not None:
+                found = replace(found, dataset=replace(found.dataset, id=options.d))
+            report = plan(found, how) if options.dry_run else convert(found, raw, how, options.resume)
+    except (OSError, UnreadableError) as error:
+        print(f"convert {options.name}: {error}\ngo on with the same command and --resume", file=sys.stderr)
+        return 1
+    print(report.summary())
+    if options.dry_run:
+        print("nothing written (--dry-run)")
+        return 1 if report.refused_cases else 0
+    number = report.dataset.id
+    print(
+        f"written: {raw / report.dataset.folder}\n"
+        f"next: nnUNetv2_plan_and_preprocess -d {number} --verify_dataset_integrity -pl nnUNetPlannerSegMamba"
+    )
+    return 0
+
+
+def _back(options: argparse.Namespace) -> int:
+    from dataset_conversion.brats import convert_back
+
+    if options.year is None or options.o is None:
+        raise ValueError("--back needs --year (of the challenge) and -o FOLDER")
+    n = convert_back(options.back, options.o, options.year, options.label_order)
+    print(f"{n} predictions in the labels of BraTS {options.year}: {options.o}")
+    return 0
+
+
+def _make_example(kind: str, folder: str) -> int:
+    from dataset_conversion import examples
+
+    if kind not in EXAMPLES:
+        raise ValueError(f"--make-example {kind}: unknown; one of {', '.join(EXAMPLES)}")
+    target = Path(folder)
+    if target.exists() and any(target.iterdir()):
+        raise ValueError(f"--make-example {folder}: is there already and not empty")
+    if kind.startswith("asoca"):
+        examples.make_asoca(target, release="2020" if kind == "asoca2020" else "ukds")
+    else:
+        examples.make_brats_tree(target, int(kind.removeprefix("brats")))
+    name = "asoca" if kind.startswith("asoca") else "brats"
+    print(f"made: {target} (invented volumes, for trying out only)\nnext: nnunet-mamba convert {name} -i {target}")
+    return 0
+
+
+def _raw(given: Path | None) -> Path:
+    if given is not None:
+        return given
+    known = os.environ.get("nnUNet_raw")
+    if not known:
+        raise ValueError("-o FOLDER is missing, and the environment variable nnUNet_raw is not set")
+    return Path(known)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point of `python -m dataset_conversion`"""
+    given = sys.argv[1:] if arguments is None else arguments
+    parser = argparse.ArgumentParser(prog="python -m dataset_conversion", description=__doc__)
+    add_arguments(parser, chosen_name(given))
+    options = parser.parse_args(given)
+    try:
+        return run(options)
+    except ValueError as error:
+        print(f"convert: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nconvert: interrupted; go on with the same command and --resume", file=sys.stderr)
+        return 130
+
+
+def chosen_name(arguments: list[str]) -> str | None:
+    """The dataset among command line arguments"""
+    return next((a for a in arguments if a in NAMES), None)

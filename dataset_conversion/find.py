@@ -1,0 +1,61 @@
+"""Files and folders in a download, whatever is wrapped around them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+DEPTH = 3
+"""Folders that may be wrapped around what is looked for."""
+JUNK = ("__MACOSX", ".DS_Store", "Thumbs.db", "desktop.ini")
+NIFTI = (".nii.gz", ".nii")
+
+
+def is_junk(name: str) -> bool:
+    """Files that systems leave in archives; "._x" is the Mac's shadow of x."""
+    return name in JUNK or name.startswith(".")
+
+
+def entries(folder: Path) -> list[Path]:
+    """Content of a folder without junk, sorted."""
+    return sorted((p for p in folder.iterdir() if not is_junk(p.name)), key=lambda p: p.name)
+
+
+def walk(root: Path, depth: int) -> Iterator[Path]:
+    """root and the folders below it, no deeper than `depth`, breadth first. Links to folders above are not followed."""
+    level, seen = [root], {os.path.realpath(root)}
+    for _ in range(depth + 1):
+        yield from level
+        below = [p for folder in level for p in entries(folder) if p.is_dir()]
+        level = [p for p in below if (real := os.path.realpath(p)) not in seen and not seen.add(real)]
+
+
+def marked_folder(root: Path, is_it: Callable[[Path], bool], what: str) -> Path:
+    """The one folder at or below root that is looked for. Raises ValueError if there is none or more than one."""
+    if not root.is_dir():
+        raise ValueError(f"{root}: no such folder")
+    found = [folder for folder in walk(root, DEPTH) if is_it(folder)]
+    outermost = [f for f in found if not any(other in f.parents for other in found)]
+    if not outermost:
+        raise ValueError(f"{root}: no {what} in it, nor up to {DEPTH} folders below")
+    if len(outermost) > 1:
+        raise ValueError(f"{root}: more than one {what}: {', '.join(map(str, outermost))}; give one of them")
+    return outermost[0]
+
+
+def as_file(path: Path) -> Path:
+    """A file, or the one file in a folder that is named like a NIfTI file, as some archives unpack."""
+    if path.is_dir() and path.name.endswith(NIFTI):
+        inside = [p for p in entries(path) if p.name.endswith(NIFTI)]
+        if len(inside) == 1:
+            return inside[0]
+    return path
+
+
+def nifti_stem(name: str) -> str | None:
+    """ "a_t1.nii.gz" -> "a_t1"; None for other names."""
+    for ending in NIFTI:
+        if name.endswith(ending):
+            return name[: -len(ending)]
+    return None
