@@ -14,6 +14,7 @@ from dataset_conversion.volumes import SAME, Geometry, UnreadableError, Volume, 
 ROUND = 1e-3
 """Float labels this near to an integer are meant to be it."""
 MOST_SHOWN = 8
+FEW = 1000
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def _check_label(path: Path, volume: Volume, allowed: Mapping[int, int], tell) -
             return ()
         if off > 0:
             tell(REPAIRED, f"{path.name}: labels up to {off:.1g} off whole numbers; rounded")
-    values = tuple(int(v) for v in np.unique(np.rint(array) if array.dtype.kind == "f" else array))
+    values = _values(np.rint(array) if array.dtype.kind == "f" else array)
     wrong = [v for v in values if v not in allowed]
     if wrong:
         shown = ", ".join(map(str, wrong[:MOST_SHOWN])) + (", ..." if len(wrong) > MOST_SHOWN else "")
@@ -135,6 +136,15 @@ def _check_label(path: Path, volume: Volume, allowed: Mapping[int, int], tell) -
     if values == (0,):
         tell(WARNING, f"{path.name}: the label is empty")
     return values
+
+
+def _values(array: np.ndarray) -> tuple[int, ...]:
+    """Different values, sorted. Label maps have few and small ones, which can be counted; sorting voxels is slow."""
+    least, most = int(array.min()), int(array.max())
+    if most - least < FEW:
+        counts = np.bincount((array.reshape(-1) - array.dtype.type(least)).astype(np.int64))
+        return tuple(int(v) + least for v in np.flatnonzero(counts))
+    return tuple(int(v) for v in np.unique(array))
 
 
 def _size(grid: Geometry) -> str:

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from dataset_conversion import splits
 from dataset_conversion.check import Checked, check_case, image_array, label_array
 from dataset_conversion.declare import REFUSED, WARNING, Case, Dataset, Found, Options, Problem
-from dataset_conversion.report import Report
+from dataset_conversion.report import ANY, Report
 from dataset_conversion.volumes import read, write
 
 WORK = ".conversion"
@@ -39,7 +39,7 @@ class RefusedError(ValueError):
     """Some cases cannot be used, and nothing was written. `report` says which and why."""
 
     def __init__(self, report: Report):
-        n = len(report.refused_cases)
+        n = len(report.refused_cases - {ANY})
         super().__init__(
             f"{report.summary()}\n\nnothing written: {n} of {report.found} cases refused; mend them, or leave them out "
             "with --skip-incomplete"
@@ -57,9 +57,9 @@ def plan(found: Found, options: Options) -> Report:
     kept = tuple(c for c in found.cases if c.id not in refused)
     training = [c for c in kept if not c.is_test]
     if not training:
-        problems.append(Problem(REFUSED, "dataset", "no case to train with is left"))
+        problems.append(Problem(REFUSED, ANY, "no case to train with is left"))
     elif not _folds(found, kept):
-        problems.append(Problem(WARNING, "dataset", "one patient only: no folds; train with fold all"))
+        problems.append(Problem(WARNING, ANY, "one patient only: no folds; train with fold all"))
     return Report(found.dataset, len(found.cases), kept, len(_folds(found, kept)), tuple(problems))
 
 
@@ -72,7 +72,7 @@ def convert(found: Found, raw: Path, options: Options, resume: bool = False) -> 
     target = raw / found.dataset.folder
     _check_target(target, raw, found.dataset, resume)
     report = plan(found, options)
-    if report.refused_cases and (not options.skip_incomplete or "dataset" in report.refused_cases):
+    if report.refused_cases and (not options.skip_incomplete or not report.is_convertible):
         raise RefusedError(report)
     work = target / WORK
     work.mkdir(parents=True, exist_ok=True)

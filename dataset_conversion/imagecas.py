@@ -13,6 +13,7 @@ import pandas
 
 from dataset_conversion.declare import CT, WARNING, Case, Dataset, Found, Problem
 from dataset_conversion.find import DEPTH, entries, walk
+from dataset_conversion.report import ANY
 
 IMAGECAS = Dataset(
     name="ImageCAS",
@@ -52,7 +53,7 @@ def discover(source: Path, options: Mapping[str, Any]) -> Found:
         (p for f in folders for p in entries(f) if "split" in p.name.lower() and p.suffix in SHEETS), None
     )
     if sheet is None:
-        told = Problem(WARNING, "dataset", "no split sheet found: 5 random folds, no test cases")
+        told = Problem(WARNING, ANY, "no split sheet found: 5 random folds, no test cases")
         return Found(IMAGECAS, tuple(cases), (told,))
     part = _split(Path(sheet), options.get("split", 1), [c.id for c in cases], bool(options.get("match_by_row")))
     cases = [replace(case, is_test=part[case.id] == "test") for case in cases]

@@ -15,7 +15,7 @@ from dataset_conversion.declare import Case, Dataset, Found, Options
 from dataset_conversion.find import entries, marked_folder, nifti_stem
 from dataset_conversion.report import Report
 
-TASK = re.compile(r"^Task(\d{2,3})_(\w+)$")
+TASK = re.compile(r"^Task(\d{2,3})_([A-Za-z0-9]+)$")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +30,7 @@ def convert(source: Path, raw: Path, number: int | None, options: Options, dry_r
     root = marked_folder(source, lambda f: (f / "dataset.json").is_file() and (f / "imagesTr").is_dir(), "MSD task")
     match = TASK.match(root.name)
     if match is None:
-        raise ValueError(f"{root}: expected a folder named like Task04_Hippocampus")
+        raise ValueError(f"{root}: expected a folder named like Task04_Hippocampus, as released")
     with tempfile.TemporaryDirectory(dir=_existing(raw), prefix=".msd_") as folder:
         found = _found(_split_channels(root, Path(folder), options.jobs), number or int(match[1]), match[2])
         return plan(found, options) if dry_run else engine(found, raw, options)

@@ -11,6 +11,8 @@ from dataset_conversion.declare import REFUSED, REPAIRED, WARNING, Case, Dataset
 
 LEVELS = (REFUSED, REPAIRED, WARNING)
 MOST_SHOWN = 20
+ANY = "dataset"
+"""In the place of a case: the whole of them."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,11 @@ class Report:
     @property
     def refused_cases(self) -> set[str]:
         return {p.case for p in self.problems if p.level == REFUSED}
+
+    @property
+    def is_convertible(self) -> bool:
+        """Whether anything is left when refused cases are left out"""
+        return ANY not in self.refused_cases
 
     def as_json(self) -> dict[str, Any]:
         """Without paths of this machine's time or order: equal input gives an equal report"""

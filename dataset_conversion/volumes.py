@@ -6,6 +6,7 @@ left-posterior-superior as in SimpleITK, arrays z y x.
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 import itertools
@@ -37,6 +38,8 @@ SQUARE = 1e-4
 """Off-diagonal cosines up to which axes count as perpendicular."""
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 MOST_VOXELS = 2**33
+HEADER = 352
+"""Bytes before the voxels in a NIfTI file"""
 
 
 class UnreadableError(Exception):
@@ -97,7 +100,9 @@ class Volume:
     def digest(self) -> str:
         """Of the voxels, whatever the file's form"""
         whole = np.ascontiguousarray(self.array)
-        return hashlib.sha256(repr((whole.shape, whole.dtype.str)).encode() + whole.tobytes()).hexdigest()
+        digest = hashlib.sha256(repr((whole.shape, whole.dtype.str)).encode())
+        digest.update(whole.reshape(-1).view(np.uint8).data)
+        return digest.hexdigest()
 
 
 def read(path: Path, prefer: str | None = None, fix_shear: bool = False) -> Volume:
@@ -343,3 +348,8 @@ def write(path: Path, array: np.ndarray, grid: Geometry) -> None:
     except RuntimeError as error:
         lines = [line for line in str(error).splitlines() if line.strip()]
         raise OSError(f"{path}: cannot be written: {lines[-1].strip() if lines else error}") from None
+    # on a full disk SimpleITK writes what fits and says nothing; a whole file ends with the length of its content
+    with path.open("rb") as file:
+        file.seek(-4, 2) if path.stat().st_size > 4 else None
+        if int.from_bytes(file.read(4), "little") != (HEADER + array.nbytes) % 2**32:
+            raise OSError(errno.ENOSPC, "not written whole; is the disk full?", str(path))

@@ -1,4 +1,4 @@
-"""`nnunet-mamba bench ops|network|memory`: measured tables, as text and as JSON."""
+"""`nnunet-mamba bench ops|network|memory|convert`: measured tables, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DEFAULT_PATCH = {"cpu": (64, 64, 64), "cuda": (128, 128, 128)}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "example: nnunet-mamba bench ops -device cpu --json scan.json; nnunet-mamba bench network --help"
-    kinds = parser.add_subparsers(dest="kind", metavar="ops|network|memory", required=True)
+    kinds = parser.add_subparsers(dest="kind", metavar="ops|network|memory|convert", required=True)
     ops = kinds.add_parser("ops", help="the scan and the mixer, beside every other implementation that is installed")
     ops.add_argument(
         "-size", type=int, nargs=4, action="append", metavar=("BATCH", "CHANNELS", "TOKENS", "SLICES"),
@@ -50,9 +50,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     memory.add_argument("-channels", type=int, default=1, help="image channels (default: %(default)s)")
     memory.add_argument("-classes", type=int, default=4, help="classes (default: %(default)s)")
     memory.add_argument("-only", nargs="+", default=(), metavar="NETWORK", help="these networks instead of all")
+    convert = kinds.add_parser("convert", help="converting datasets beside plain reading and writing of their files")
+    convert.add_argument("-repeats", type=int, default=2, help="of both, in turns (default: %(default)s)")
     for kind in (ops, network):
         kind.add_argument("-dtype", choices=DTYPES, default="float32", help="default: %(default)s")
-    for kind in (ops, network, memory):
+    for kind in (ops, network, memory, convert):
         kind.add_argument("-device", choices=("cpu", "cuda"), default=None, help="default: cuda if there is one")
         kind.add_argument("-threads", type=int, help="CPU threads (default: torch's)")
         kind.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
@@ -69,7 +71,9 @@ def run(options: argparse.Namespace) -> int:
         if options.threads < 1:
             raise ValueError(f"-threads {options.threads}: expected at least 1")
         torch.set_num_threads(options.threads)
-    measured = {"ops": _ops, "network": _network, "memory": _estimates}[options.kind](options, device)
+    measured = {"ops": _ops, "network": _network, "memory": _estimates, "convert": _conversion}[options.kind](
+        options, device
+    )
     if options.json:
         options.json.write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
         print(f"\nwritten: {options.json}")
@@ -181,6 +185,21 @@ def _estimates(options: argparse.Namespace, device: Any) -> dict[str, Any]:
         rows.append(r)
         patch, ratio = "x".join(map(str, r.patch)), r.note if r.ratio is None else f"{r.ratio:.3f}"
         print(f"| {r.network} | {patch} | {r.batch} | {_memory(r.estimated)} | {_memory(r.measured)} | {ratio} |")
+    return {"machine": head, "rows": [r.as_json() for r in rows]}
+
+
+def _conversion(options: argparse.Namespace, device: Any) -> dict[str, Any]:
+    from nnunet_mamba.benchmarks import conversion
+
+    if options.repeats < 1:
+        raise ValueError(f"-repeats {options.repeats}: expected at least 1")
+    head = _head(device)
+    print("\n| dataset | files | read and write | convert | ratio |\n|---|---|---|---|---|")
+    rows = []
+    for r in conversion.run(options.repeats, _say):
+        rows.append(r)
+        times = f"{_time(r.plain_seconds)} | {_time(r.converted_seconds)}"
+        print(f"| {r.dataset} | {r.files} | {times} | {r.ratio:.2f} |")
     return {"machine": head, "rows": [r.as_json() for r in rows]}
 
 

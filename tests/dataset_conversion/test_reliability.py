@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -270,3 +271,19 @@ def test_mutated_nrrd(field: bytes, value: bytes, cut: int | None, originals: di
 def test_sizes_are_small_enough_for_a_fast_test() -> None:
     assert np.prod(SIZE) < 10_000
     assert np.prod(BRATS_SIZE) < 20_000
+
+
+def test_a_file_that_is_not_whole_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a full disk SimpleITK writes a part and reports nothing."""
+    root = asoca_tree(tmp_path / "download")
+    write_image = sitk.WriteImage
+
+    def short(image: sitk.Image, name: str, **options: bool) -> None:
+        write_image(image, name, **options)
+        whole = Path(name).read_bytes()
+        Path(name).write_bytes(whole[: random.randint(0, len(whole) - 1)])
+
+    monkeypatch.setattr(sitk, "WriteImage", short)
+    with pytest.raises(OSError, match="not written whole; is the disk full"):
+        convert(find_asoca(root), tmp_path / "raw", Options())
+    assert not list((tmp_path / "raw").rglob("*.nii.gz"))

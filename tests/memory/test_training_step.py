@@ -49,9 +49,13 @@ def _builder(record: registry.Network, mixer: str, dim: int, patch: tuple[int, .
     return lambda: record.load_architecture()(2, 3, deep_supervision=True, **kwargs)
 
 
-@pytest.mark.parametrize("precision", sorted(AUTOCAST))
+# float16 is what is planned with; of the others two networks, one of them with float32 regions
+PRECISIONS = [(record, name) for record in registry.NETWORKS for name in sorted(AUTOCAST)
+              if name == "float16" or record.name in ("SegMamba", "LightMUNet")]  # fmt: skip
+
+
 @pytest.mark.parametrize("mixer", ["mamba", "none"])
-@pytest.mark.parametrize("record", registry.NETWORKS, ids=lambda r: r.name)
+@pytest.mark.parametrize(("record", "precision"), PRECISIONS, ids=lambda p: getattr(p, "name", p))
 def test_scaled_peak_is_that_of_a_trace(record: registry.Network, mixer: str, precision: str) -> None:
     for dim, patch, other in ((3, (32, 48, 32), (64, 32, 96)), (2, (96, 64), (128, 256))):
         device = AUTOCAST[precision]
