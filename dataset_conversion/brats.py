@@ -26,7 +26,7 @@ from dataset_conversion.volumes import UnreadableError, read, write
 OLD = ("t1", "t1ce", "t2", "flair")
 NEW = ("t1n", "t1c", "t2w", "t2f")
 FIRST_2024_TIME_POINT = 100
-SEG_355 = "W39_1998.09.19_Segm"
+SEG_355 = "BraTS20_Training_355/W39_1998.09.19_Segm"
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +94,8 @@ def discover(source: Path, options: Mapping[str, Any]) -> Found:
     for _, folder in folders:
         seen[folder.name].append(folder)
     for folder in (f for name in sorted(seen) for f in seen[name]):
-        case, told = _case(year, folder, strata, patients)
+        where = (source.absolute().name, *folder.relative_to(source).parts)
+        case, told = _case(year, folder, any("validation" in part.lower() for part in where), strata, patients)
         cases.append(case)
         problems += told
     dataset = _dataset(year, options.get("label_order", "native"))
@@ -128,8 +129,9 @@ def _case_folders(source: Path, wanted: int | None) -> list[tuple[Year, Path]]:
 
 
 def _case(
-    year: Year, folder: Path, strata: Mapping[str, str], patients: Mapping[str, str]
+    year: Year, folder: Path, unlabelled: bool, strata: Mapping[str, str], patients: Mapping[str, str]
 ) -> tuple[Case, list[Problem]]:
+    """unlabelled: whether a case without label is one for test here, not one that lacks it"""
     name = folder.name
     problems: list[Problem | None] = []
     inner = folder / name
@@ -144,7 +146,7 @@ def _case(
         if path.is_dir() and images[-1] != path:
             problems.append(Problem(REPAIRED, name, f"{path.name} is a folder; the one file in it is used"))
     label = files.pop(f"{name}{year.joint}seg", None)
-    is_test = label is None and _is_validation(folder)
+    is_test = label is None and unlabelled
     if label is None and not is_test:
         label, told = _misnamed_label(name, folder, files, images)
         problems.append(told)
@@ -166,13 +168,9 @@ def _misnamed_label(
             fits = label.geometry.shape == image.geometry.shape and set(np.unique(label.array)) <= {0, 1, 2, 4}
         except UnreadableError:
             fits = False
-        if stem == SEG_355 or fits:
+        if fits or f"{name}/{stem}" == SEG_355:
             return path, Problem(REPAIRED, name, f"{path.name} is taken for the missing segmentation")
     return None, Problem(REFUSED, name, f"{folder}: no segmentation")
-
-
-def _is_validation(folder: Path) -> bool:
-    return any("validation" in part.lower() for part in folder.parts)
 
 
 def _dataset(year: Year, order: str) -> Dataset:

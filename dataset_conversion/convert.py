@@ -172,7 +172,7 @@ def _check_target(target: Path, raw: Path, dataset: Dataset, resume: bool) -> No
         raise ValueError(f"id {dataset.id} is taken by {same_id[0]} in {raw}; choose another with -d")
     if not target.exists():
         return
-    if (target / "dataset.json").exists():
+    if (target / "dataset.json").exists() and not (target / WORK).exists():
         raise ValueError(f"{target}: is there already, and complete; remove it, or choose another id with -d")
     if not (target / WORK).is_dir() and any(target.iterdir()):
         raise ValueError(f"{target}: is there, and not by this command; remove it, or choose another id with -d")

@@ -149,6 +149,16 @@ def test_brats_grades_and_patients_of_2020(tmp_path: Path) -> None:
     assert cases[case_name(2020, 0)].patient == cases[case_name(2020, 3)].patient == "TCGA-1"
 
 
+def test_only_folders_of_the_download_tell_validation_cases(tmp_path: Path) -> None:
+    root = brats_tree(tmp_path / "validation of a method" / "download")
+    case = find_brats(root).cases[0]
+    assert case.label is not None
+    case.label.unlink()
+    found = find_brats(root)
+    assert not any(c.is_test for c in found.cases), "a training case that lacks its label"
+    assert any("no segmentation" in p.text for p in found.problems)
+
+
 @pytest.mark.parametrize(
     ("names", "message"),
     [

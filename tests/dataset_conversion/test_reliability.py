@@ -148,6 +148,17 @@ def test_resumed_it_repeats_what_changed_and_only_that(tmp_path: Path, monkeypat
     ]  # fmt: skip
 
 
+def test_killed_while_it_tidies_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = asoca_tree(tmp_path / "download")
+    convert(find_asoca(root), tmp_path / "expected", Options())
+    monkeypatch.setattr(engine.shutil, "rmtree", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        convert(find_asoca(root), tmp_path / "raw", Options())
+    monkeypatch.undo()
+    convert(find_asoca(root), tmp_path / "raw", Options(), resume=True)
+    assert hashes(tmp_path / "raw") == hashes(tmp_path / "expected")
+
+
 def test_a_case_left_out_on_resumption_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = asoca_tree(tmp_path / "download")
     monkeypatch.setattr(engine, "_remove_others", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
