@@ -98,14 +98,19 @@ def given_case(name: str, patch: Sequence[int], batch: int, channels: int, class
 
 def budget_case(name: str, budget: float, channels: int, classes: int, device: Device) -> Case | None:
     """The largest cube that fits twice into `budget` GB by the estimate, with its largest batch; None: none does."""
-    for edge in reversed(EDGES):
-        patch = (edge,) * 3
+    best, low, high = None, 0, len(EDGES)
+    while low < high:  # larger cubes take more
+        middle = (low + high) // 2
+        patch = (EDGES[middle],) * 3
         architecture = architectures(patch, channels, classes)[name]
         memory = architecture_memory(architecture, channels, classes, patch, device)
         batch = memory.largest_batch(patch, budget * GB)
-        if batch >= BATCH:
-            return Case(name, architecture, channels, classes, patch, batch, memory.peak(batch, patch), budget)
-    return None
+        if batch < BATCH:
+            high = middle
+            continue
+        low = middle + 1
+        best = Case(name, architecture, channels, classes, patch, batch, memory.peak(batch, patch), budget)
+    return best
 
 
 def run(cases: Sequence[Case], device: str, say: Callable[[str], None]) -> Iterator[Row]:

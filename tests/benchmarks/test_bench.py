@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from nnunet_mamba.benchmarks import networks, rivals, scan
+from nnunet_mamba.benchmarks import conversion, networks, rivals, scan
 from nnunet_mamba.benchmarks.measure import measure, peak_extra_bytes
 from nnunet_mamba.cli.main import main
 from nnunet_mamba.ops.backends import ENVIRONMENT_VARIABLE
@@ -132,8 +132,41 @@ def test_the_environment_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> N
         (["network", "-patch", "30", "32", "32", "-features", "4", "4", "4"], "every axis must be divisible by 4"),
         (["network", "-patch", "4", "32", "32"], "expected three axes of at least 8"),
         (["network", "-patch", "32", "32", "32", "-only", "UNet"], "UNet: unknown; known: SegMamba"),
+        (["memory", "-only", "UNet"], "UNet: unknown; known: SegMamba"),
+        (["memory", "-budget", "0"], "-budget, -batch, -channels, -classes: expected numbers > 0"),
+        (["convert", "-repeats", "0"], "-repeats 0: expected at least 1"),
     ],
 )
 def test_wrong_arguments(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", *arguments, *([] if "-threads" in arguments else ["-device", "cpu"])]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_memory_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / "out.json"
+    command = ["bench", "memory", "-device", "cpu", "-only", "SegResMamba", "PlainConvUNet", "--json", str(target)]
+    assert main([*command, "-patch", "32", "32", "32", "-batch", "2"]) == 0
+    shown = capsys.readouterr().out
+    rows = json.loads(target.read_text())["rows"]
+    assert [(r["network"], r["patch"], r["batch"]) for r in rows] == [
+        ("SegResMamba", [32, 32, 32], 2), ("PlainConvUNet", [32, 32, 32], 2),
+    ]  # fmt: skip
+    assert all(0.5 < r["ratio"] < 1.5 for r in rows if r["measured"] is not None)
+    assert "| PlainConvUNet | 32x32x32 | 2 |" in shown
+
+
+def test_memory_of_a_budget_that_nothing_fits(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "memory", "-device", "cpu", "-only", "SegMamba", "-budget", "0.01"]) == 0
+    assert "SegMamba: no patch fits into 0.01 GB" in capsys.readouterr().out
+
+
+def test_conversion_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conversion, "SIZES", {"asoca": (32, 32, 16), "brats2021": (24, 28, 20)})
+    target = tmp_path / "out.json"
+    assert main(["bench", "convert", "-device", "cpu", "-repeats", "1", "--json", str(target)]) == 0
+    rows = json.loads(target.read_text())["rows"]
+    assert [(r["dataset"], r["files"]) for r in rows] == [("asoca", 8), ("brats2021", 20)]
+    assert all(r["plain_seconds"] > 0 and r["converted_seconds"] > 0 for r in rows)
+    assert "| asoca | 8 |" in capsys.readouterr().out
