@@ -44,6 +44,14 @@ class Year:
     def has_cavity(self) -> bool:
         return 4 in self.label_map.values()
 
+    @property
+    def example(self) -> str:
+        """The name of a case"""
+        return {
+            2018: "Brats18_TCIA01_100_1", 2019: "BraTS19_TCIA01_100_1", 2020: "BraTS20_Training_001",
+            2021: "BraTS2021_00001", 2023: "BraTS-GLI-00001-000", 2024: "BraTS-GLI-00001-100",
+        }[self.year]  # fmt: skip
+
 
 _FOUR = {0: 0, 1: 1, 2: 2, 4: 3}
 _THREE = {0: 0, 1: 1, 2: 2, 3: 3}
@@ -119,8 +127,8 @@ def _case_folders(source: Path, wanted: int | None) -> list[tuple[Year, Path]]:
             "else; describe it for `convert generic` instead"
         )
     if not found:
-        names = ", ".join(f"{y.year} {y.pattern.pattern.strip('^$')}" for y in YEARS)
-        raise ValueError(f"{source}: no BraTS cases found; looked for folders named {names}")
+        names = ", ".join(y.example for y in YEARS)
+        raise ValueError(f"{source}: no BraTS cases found; looked for folders named like {names}")
     years = sorted({y.year for y, _ in found})
     if len(years) > 1:
         raise ValueError(f"{source}: cases of BraTS {', '.join(map(str, years))}; choose one with --year")

@@ -18,7 +18,7 @@ NAMES = {
     "msd": "Medical Segmentation Decathlon, through nnU-Net's own converter, with checks and splits",
     "generic": "any folder of images and labels, described by a small JSON file",
 }
-EXAMPLES = ("asoca", "asoca2020", "brats2018", "brats2020", "brats2021", "brats2023", "brats2024")
+EXAMPLES = ("asoca", "asoca2020", "brats2018", "brats2019", "brats2020", "brats2021", "brats2023", "brats2024")
 MOST_JOBS = 4
 
 

@@ -17,7 +17,7 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 import nnunet_mamba
 from dataset_conversion import aiib23, asoca, brats, btcv, generic, imagecas, splits
-from dataset_conversion.command import NAMES, main
+from dataset_conversion.command import EXAMPLES, NAMES, main
 from dataset_conversion.convert import convert
 from dataset_conversion.declare import CT, Case, Options
 from dataset_conversion.examples import case_name, make_asoca, make_brats, make_brats_tree
@@ -164,7 +164,7 @@ def test_only_folders_of_the_download_tell_validation_cases(tmp_path: Path) -> N
     [
         (["BraTS-PED-00001-000"], "BraTS-PED, not the adult glioma task"),
         (["BraTS-MEN-00001-000"], "BraTS-MEN, not the adult glioma task .* `convert generic`"),
-        (["nothing"], "no BraTS cases found; looked for folders named 2018 Brats18_"),
+        (["nothing"], "no BraTS cases found; looked for folders named like Brats18_TCIA01"),
         (["BraTS2021_00001", "BraTS20_Training_001"], "cases of BraTS 2020, 2021; choose one with --year"),
     ],
 )
@@ -342,3 +342,42 @@ def test_simpleitk_sees_the_same_geometry(tmp_path: Path) -> None:
     assert after.GetSpacing() == pytest.approx(before.GetSpacing(), rel=1e-6)
     assert after.GetOrigin() == pytest.approx(before.GetOrigin(), abs=1e-4)
     assert after.GetDirection() == pytest.approx(before.GetDirection(), abs=1e-6)
+
+
+@pytest.mark.parametrize("year", brats.YEARS, ids=lambda y: str(y.year))
+def test_names_in_messages_are_names_of_cases(year: brats.Year) -> None:
+    assert [y.year for y in brats.YEARS if y.pattern.match(year.example)] == [year.year]
+    assert year.pattern.match(case_name(year.year, 7))
+
+
+@pytest.mark.parametrize("kind", EXAMPLES)
+def test_examples_convert(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--make-example", kind, str(tmp_path / "trial")]) == 0
+    name = "asoca" if kind.startswith("asoca") else "brats"
+    assert f"next: nnunet-mamba convert {name} -i {tmp_path / 'trial'}" in capsys.readouterr().out
+    assert main([name, "-i", str(tmp_path / "trial"), "-o", str(tmp_path / "raw"), "--jobs", "1", "--dry-run"]) == 0
+    assert not (tmp_path / "raw").exists()
+    assert main(["--make-example", kind, str(tmp_path / "trial")]) == 2
+    assert "is there already and not empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "which dataset? One of asoca, brats"),
+        (["brats"], "-i DOWNLOAD is missing"),
+        (["brats", "-i", "/nowhere"], "/nowhere: no such folder"),
+        (["brats", "--back", "x"], "--back needs --year"),
+        (["brats", "--back", "/nowhere", "--year", "2021", "-o", "x"], "no .nii.gz files there"),
+        (["generic", "-i", "."], "--describe JSON is missing"),
+        (["asoca", "-i", ".", "-d", "5000"], "-d: expected 1 to 999"),
+        (["asoca", "-i", ".", "--jobs", "0"], "--jobs: expected at least 1"),
+        (["--make-example", "foo", "x"], "--make-example foo: unknown; one of asoca"),
+    ],
+)
+def test_wrong_arguments(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("nnUNet_raw", "/nowhere")
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
