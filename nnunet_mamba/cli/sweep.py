@@ -38,11 +38,12 @@ def run(options: argparse.Namespace) -> int:
 
     grid = sweeps.load_grid(options.grid)
     from nnunet_mamba.planning.configurations import DatasetPlans, gigabytes
+    from nnunet_mamba.planning.estimate import budget_bytes
 
     plans = DatasetPlans.load(options.d, grid.get("plans", "nnUNetPlans"))
     made = sweeps.derive(grid, plans)
     limit = options.gpu_memory_target
-    kept = [v for v in made.variants if limit is None or v.memory <= limit * 1e9]
+    kept = [v for v in made.variants if limit is None or v.memory <= budget_bytes(limit)]
     if not kept:
         least = min(v.memory for v in made.variants)
         raise ValueError(f"-gpu_memory_target {limit:g}: no variant fits; the smallest takes about {gigabytes(least)}")

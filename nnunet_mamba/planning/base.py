@@ -16,7 +16,7 @@ from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner
 from nnunet_mamba.architectures.plan_keywords import architecture_for
 from nnunet_mamba.checks import check_labels
 from nnunet_mamba.memory.training_step import StepMemory
-from nnunet_mamba.planning.estimate import GB, architecture_memory
+from nnunet_mamba.planning.estimate import architecture_memory, budget_bytes, card_gigabytes
 from nnunet_mamba.registry import Network
 
 STOCK_PLANS = "nnUNetPlans"
@@ -72,10 +72,10 @@ class nnUNetPlannerMamba(ExperimentPlanner):
         if self.mamba_network.max_features is not None:
             self.UNet_max_features_2d = self.UNet_max_features_3d = self.mamba_network.max_features
         self._memory: dict[str, StepMemory] = {}
-        self._set_budget(gpu_memory_target_in_gb * GB)
+        self._set_budget(budget_bytes(gpu_memory_target_in_gb))
 
     def _set_budget(self, size: float) -> None:
-        """Bytes. nnU-Net compares estimates with a reference of its own U-Net: here both are bytes of one batch."""
+        """Bytes of tensors. nnU-Net compares estimates with a reference of its own U-Net: here both are such bytes."""
         self.budget = size
         self.UNet_reference_val_2d = self.UNet_reference_val_3d = size  # type: ignore[assignment]  (it says int)
         self.UNet_reference_val_corresp_GB = self.UNet_vram_target_GB
@@ -102,10 +102,11 @@ class nnUNetPlannerMamba(ExperimentPlanner):
         try:
             plans = super().plan_experiment()
         except BudgetTooSmallError as small:
-            given, needed = self.budget, self._smallest_budget(small.needed)
+            needed = self._smallest_budget(small.needed)
             raise ValueError(
-                f"-gpu_memory_target {given / GB:g}: too small for {self.plans_identifier} on {self.dataset_name}. The "
-                f"smallest that works is -gpu_memory_target {math.ceil(needed / GB * 100) / 100:g}"
+                f"-gpu_memory_target {self.UNet_vram_target_GB:g}: too small for {self.plans_identifier} on "
+                f"{self.dataset_name}. The smallest that works is -gpu_memory_target "
+                f"{math.ceil(card_gigabytes(needed) * 100) / 100:g}"
             ) from None
         for name, configuration in plans["configurations"].items():
             if "architecture" in configuration and name in ("2d", "3d_fullres", "3d_lowres"):
@@ -113,12 +114,12 @@ class nnUNetPlannerMamba(ExperimentPlanner):
         return plans
 
     def describe(self, configuration: dict[str, Any]) -> str:
-        """One line: patch, batch and estimated memory"""
+        """One line: patch, batch and estimated memory of the card"""
         patch, batch = configuration["patch_size"], configuration["batch_size"]
         estimate = self._memory_of(configuration["architecture"], patch).peak(batch, patch)
         return (
-            f"patch {'x'.join(str(int(p)) for p in patch)}, batch {batch}: about {estimate / GB:.2f} GB of "
-            f"{self.budget / GB:g} GB"
+            f"patch {'x'.join(str(int(p)) for p in patch)}, batch {batch}: about {card_gigabytes(estimate):.2f} GB of "
+            f"{self.UNet_vram_target_GB:g} GB"
         )
 
     def _smallest_budget(self, needed: float) -> float:

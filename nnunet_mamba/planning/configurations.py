@@ -14,7 +14,7 @@ from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_mamba.planning.estimate import GB, architecture_memory
+from nnunet_mamba.planning.estimate import architecture_memory, card_gigabytes
 
 AXES = "zyx"
 """Order of the axes in nnU-Net's arrays before its transposition; recipes and grids count x y z, as images do."""
@@ -149,5 +149,6 @@ def for_patch(parent: Mapping[str, Any], patch: Sequence[int], batch: int) -> di
     return {"patch_size": list(patch), "batch_size": int(batch), "architecture": architecture}
 
 
-def gigabytes(size: float) -> str:
-    return f"{size / GB:.2f} GB"
+def gigabytes(tensors: float) -> str:
+    """What so many bytes of tensors need of a card"""
+    return f"{card_gigabytes(tensors):.2f} GB"

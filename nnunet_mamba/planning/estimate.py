@@ -15,7 +15,21 @@ from torch import nn
 from nnunet_mamba.memory.training_step import CUDA, Device, Loss, StepMemory, step_memory
 
 GB = 1e9
-"""Bytes. Cards are sold by 2^30: the 7 % between stay for CUDA itself and cuDNN, which no estimate sees."""
+TENSORS = 0.79
+"""Share of a card's memory that the tensors of a step may take; the rest is for CUDA itself, cuDNN's workspaces and
+what the allocator loses. Taken from nnU-Net, so that `-gpu_memory_target` means the same for its planner and ours: what
+its planner counts as 8 GB (560 million feature-map elements; its 128^3 configuration with batch 2 counts 0.812 of that)
+is 6.29 GB of tensors by our trace, and nnU-Net documents 7.7 GB on the card for its 8 GB plans (resenc_presets.md)."""
+
+
+def budget_bytes(card_gb: float) -> float:
+    """Bytes of tensors for a card, or a `-gpu_memory_target`, of so many GB."""
+    return card_gb * GB * TENSORS
+
+
+def card_gigabytes(tensors: float) -> float:
+    """GB of a card that so many bytes of tensors need."""
+    return tensors / GB / TENSORS
 
 
 def nnunet_loss(n_outputs: int, batch_dice: bool = False) -> Loss:

@@ -9,7 +9,7 @@ from typing import Any
 from nnunet_mamba import registry
 from nnunet_mamba.architectures.plan_keywords import architecture_for
 from nnunet_mamba.planning.configurations import MOST_FEATURES, DatasetPlans, gigabytes, topology
-from nnunet_mamba.planning.estimate import GB
+from nnunet_mamba.planning.estimate import budget_bytes
 from nnunet_mamba.planning.recipes import total_stride
 
 NEEDED = ("name", "network", "configuration", "inherits_from", "patch_size", "batch_size", "source", "differs")
@@ -61,7 +61,7 @@ def merge(recipe: Mapping[str, Any], plans: DatasetPlans, budget_gb: float | Non
         "architecture": architecture,
     }
     memory = plans.memory(made)
-    if budget_gb is not None and memory > budget_gb * GB:
+    if budget_gb is not None and memory > budget_bytes(budget_gb):
         raise ValueError(
             f"recipe {recipe['name']}: a training step takes about {gigabytes(memory)}, more than -gpu_memory_target "
             f"{budget_gb:g}. A smaller patch for this budget: nnUNetv2_plan_experiment -d {plans.dataset} -pl "
@@ -86,7 +86,7 @@ def preview(merged: Merged, recipe: Mapping[str, Any], plans: DatasetPlans) -> s
         *(f"  {axis:<6} {p:8d}   {s:5.3g} mm {p * s:9.1f} mm {m:11.0f}" for axis, p, s, m in axes),
         f"  batch      {made['batch_size']}; the plan had patch {[int(p) for p in parent['patch_size']]}, batch "
         f"{parent['batch_size']}",
-        f"  memory     about {gigabytes(merged.memory)} for a training step on CUDA",
+        f"  memory     about {gigabytes(merged.memory)} of a card for training",
         *(f"  mind       {text}" for text in merged.remarks),
     ]
     return "\n".join(lines)

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_mamba import registry
-from nnunet_mamba.planning.configurations import DatasetPlans, for_patch
-from nnunet_mamba.planning.estimate import GB
+from nnunet_mamba.planning.configurations import DatasetPlans, for_patch, gigabytes
 
 SETTINGS = ("patch_size", "batch_size", "foreground_oversampling", "initial_lr", "loss")
 KEYS = ("purpose", "plans", "configuration", "trainer", *SETTINGS)
@@ -137,7 +136,7 @@ def results_table(sweep: Sweep, folders: Sequence[Path], folds: Sequence[str]) -
         known = [s for s in scores if s is not None]
         mean = sum(known) / len(known) if known else None
         shown = [_shown(variant.settings.get(key)) for key in varied]
-        cells = [*shown, f"{variant.memory / GB:.2f} GB", *(_number(s) for s in scores), _number(mean)]
+        cells = [*shown, gigabytes(variant.memory), *(_number(s) for s in scores), _number(mean)]
         rows.append((mean if mean is not None else -1.0, cells))
     head = [*varied, "memory", *(f"fold {fold}" for fold in folds), "mean Dice"]
     lines = [head, ["---"] * len(head), *(cells for _, cells in sorted(rows, key=lambda row: -row[0]))]

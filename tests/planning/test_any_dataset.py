@@ -21,7 +21,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunet_mamba import registry
 from nnunet_mamba.planning import planners
 from nnunet_mamba.planning.base import nnUNetPlannerMamba
-from nnunet_mamba.planning.estimate import GB, architecture_memory, nnunet_loss
+from nnunet_mamba.planning.estimate import architecture_memory, budget_bytes, nnunet_loss
 from nnunet_mamba.planning.recipes import total_stride
 from tests.planning.fingerprints import DATASET, write_dataset
 
@@ -64,7 +64,7 @@ def _check(manager: PlansManager, name: str, channels: int) -> None:
     assert chosen.batch_size >= 2
     assert all(p % s == 0 for p, s in zip(chosen.patch_size, stride, strict=True))
     estimate = architecture_memory(architecture, channels, 2, chosen.patch_size)
-    assert estimate.peak(chosen.batch_size, chosen.patch_size) <= SMALLEST_BUDGET * GB
+    assert estimate.peak(chosen.batch_size, chosen.patch_size) <= budget_bytes(SMALLEST_BUDGET)
 
     small = copy.deepcopy(architecture["arch_kwargs"])
     small["features_per_stage"] = STAGE_WIDTHS[: small["n_stages"]]

@@ -11,7 +11,7 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_mamba.planning import configurations
-from nnunet_mamba.planning.configurations import DatasetPlans, for_patch, topology
+from nnunet_mamba.planning.configurations import DatasetPlans, for_patch, gigabytes, topology
 from nnunet_mamba.planning.from_recipe import merge, preview
 from nnunet_mamba.planning.recipes import load_recipe, recipe_folder
 from tests.stock_plans import DATASET_JSON, stock_plans
@@ -61,7 +61,7 @@ def test_recipes_become_configurations(recipe_name: str, plans: DatasetPlans) ->
     assert merged.configuration["patch_size"] == plans.in_plan_order(recipe["patch_size"], 3)
     text = preview(merged, recipe, plans)
     assert recipe["source"] in text
-    assert f"about {merged.memory / 1e9:.2f} GB" in text
+    assert f"about {gigabytes(merged.memory)}" in text
     assert "padding" in text, "the median image of 30 slices is far smaller than the patch"
     assert plans.add({merged.name: merged.configuration}) == [merged.name]
     assert plans.add({merged.name: merged.configuration}) == [], "again: nothing to do"

@@ -14,6 +14,7 @@ from nnunet_mamba import registry
 from nnunet_mamba.cli import stock_commands
 from nnunet_mamba.cli.main import main
 from nnunet_mamba.planning.configurations import DatasetPlans
+from nnunet_mamba.planning.estimate import card_gigabytes
 from nnunet_mamba.planning.sweep import EXAMPLE, KEYS, derive, load_grid
 from tests.planning.test_configurations import DATASET, plans
 
@@ -146,7 +147,7 @@ def test_commands_results_and_resumption(
 
 def test_a_budget_leaves_variants_out(grid: Path, plans: DatasetPlans, capsys: pytest.CaptureFixture[str]) -> None:
     memory = sorted({v.memory for v in derive(GRID, plans).variants})
-    assert main(["sweep", "-d", "999", str(grid), "-gpu_memory_target", str((memory[0] + 1) / 1e9)]) == 0
+    assert main(["sweep", "-d", "999", str(grid), "-gpu_memory_target", str(card_gigabytes(memory[0] + 1))]) == 0
     shown = capsys.readouterr().out
     assert "2 variants" in shown
     assert shown.count("left out: over -gpu_memory_target") == 6
