@@ -26,7 +26,7 @@ class Allocations(TorchDispatchMode):
         self.totals: list[int] = []
         self.workspaces: dict[int, Workspace] = {}
         self._device, self._granularity = device, granularity
-        self._live = 0
+        self._live, self._is_over = 0, False
         self._known: dict[int, weakref.ref] = {}
 
     @property
@@ -37,6 +37,10 @@ class Allocations(TorchDispatchMode):
     def restart(self) -> None:
         """Forget the past; what is alive stays counted."""
         self.totals, self.workspaces = [self._live], {}
+
+    def __exit__(self, *raised: Any) -> None:
+        self._is_over = True  # what is released later, when the network goes, is no part of it
+        super().__exit__(*raised)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -68,4 +72,5 @@ class Allocations(TorchDispatchMode):
 
     def _change(self, size: int) -> None:
         self._live += size
-        self.totals.append(self._live)
+        if not self._is_over:
+            self.totals.append(self._live)

@@ -9,8 +9,10 @@ asked of them.
 
 from __future__ import annotations
 
+import gc
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -128,7 +130,7 @@ def trace_step(
     device: Device = CUDA,
 ) -> Allocations:
     """One step's allocations, weights and momentum included."""
-    with FakeTensorMode(), Allocations(device.type, device.granularity) as allocations:
+    with _no_collection(), FakeTensorMode(), Allocations(device.type, device.granularity) as allocations:
         network = build().train()
         parameters = [p for p in network.parameters() if p.requires_grad]
         optimizer = torch.optim.SGD(
@@ -139,6 +141,18 @@ def trace_step(
         allocations.restart()  # building has peaks of its own
         _step(network, parameters, optimizer, loss, input_channels, patch_size, batch, device)
     return allocations
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Python's garbage collector comes at any time: what it frees would be released at another moment in each trace"""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _step(

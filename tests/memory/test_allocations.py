@@ -54,6 +54,14 @@ def test_what_autograd_keeps_stays_until_its_backward_pass() -> None:
     assert totals[-1] == 0
 
 
+def test_what_is_released_afterwards_is_no_part_of_it() -> None:
+    with FakeTensorMode():
+        with Allocations("cpu") as allocations:
+            kept = torch.empty(10)
+        del kept
+    assert allocations.totals == [40]
+
+
 def test_tensors_made_before_are_counted_on_request() -> None:
     with FakeTensorMode():
         before = torch.empty(10)
