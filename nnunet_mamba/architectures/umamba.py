@@ -237,12 +237,15 @@ class _ResidualBlock(nn.Module):
         self.conv2 = space.conv(cout, cout, tuple(kernel), padding=padding)
         self.norm2 = space.norm(cout, **AFFINE_NORM)
         self.act2 = nn.LeakyReLU(**LEAKY_RELU)
-        self.conv3 = space.conv(cin, cout, 1, tuple(stride))
+        self.conv3 = pointwise(space, cin, cout)
+        # a strided 1x1 convolution is the same; with oneDNN's for AVX512 its gradient writes beyond the end of memory
+        # where channels come last and are not a multiple of 16 (torch 2.15)
+        self.every = (..., *(slice(None, None, s) for s in stride))
 
     def forward(self, x: Tensor) -> Tensor:
         """(b cin *space) -> (b cout *space/stride)"""
         y = self.act1(self.norm1(self.conv1(x)))
-        return self.act2(self.norm2(self.conv2(y)) + self.conv3(x))
+        return self.act2(self.norm2(self.conv2(y)) + self.conv3(x[self.every]))
 
 
 def _stage(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from nnunet_mamba import registry
 from nnunet_mamba.architectures.lightmunet import LightMUNet
 from nnunet_mamba.architectures.mamba_encoder import MambaEncoder, stage_kinds
 from nnunet_mamba.architectures.segmamba import SegMamba, weigh_by_uncertainty
@@ -50,6 +52,16 @@ def test_umamba_scans_channels_where_voxels_are_few() -> None:
     assert not any(isinstance(m, ChannelTokens) for m in UMambaEnc(1, 2, **_sizes(3, 4)).modules())
     with pytest.raises(ValueError, match=r"patch \(20, 16, 16\) does not fit"):
         UMambaEnc(1, 2, **_sizes(3, 4), patch_size=(20, 16, 16))
+
+
+@pytest.mark.parametrize("record", registry.NETWORKS, ids=lambda r: r.name)
+def test_no_convolution_strides_over_one_voxel(record: registry.Network) -> None:
+    """Its gradient corrupts memory with oneDNN on AVX512, 12 to 20 channels, channels last (torch 2.15)."""
+    module, name = record.architecture.rsplit(".", 1)
+    network = getattr(importlib.import_module(module), name)(1, 2, **_sizes(2, 4))
+    convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
+    assert convolutions
+    assert not [m for m in convolutions if set(m.kernel_size) == {1} and set(m.stride) != {1}]
 
 
 def test_umamba_lists_are_not_changed() -> None:
