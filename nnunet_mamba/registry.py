@@ -1,17 +1,17 @@
 """What networks exist, and where their classes live. Imports nothing heavy: discovery, CLI and docs read it.
 
 Every class that stock nnU-Net looks up by name (trainer, planner) is listed here; `locate` turns such a name into the
-place of its class, including suffixes for training length, learning rate, foreground oversampling and loss, which are
-derived instead of written out one by one.
+place of its class, including the suffixes of `nnunet_mamba.trainer_names`, which are derived instead of written out one
+by one.
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from decimal import Decimal
 from importlib import import_module
 from typing import Any
+
+from nnunet_mamba import trainer_names
 
 TRAINER_MODULE = "nnunet_mamba.trainers.networks"
 VARIANT_MODULE = "nnunet_mamba.trainers.variants"
@@ -21,15 +21,6 @@ NO_MAMBA = "NoMamba"
 STOCK_TRAINER = "nnUNetTrainer"
 LENGTHS = (1, 5, 10, 20, 50, 100, 250, 500, 750, 2000, 4000, 8000)
 """Training lengths in epochs that nnU-Net offers as name suffixes; any other number works too."""
-
-LOSSES = ("Dice", "CE", "TopK10", "DiceTopK10")
-"""Losses that nnU-Net has beside its own sum of Dice and cross-entropy."""
-
-_SUFFIXES = re.compile(
-    r"^(?P<base>\w+?)(_lr(?P<lr>[1-9]\d*(e-?\d+)?))?(_fg(?P<fg>\d{1,2}|100))?"
-    rf"(_loss(?P<loss>{'|'.join(LOSSES)}))?"
-    r"(_(?P<epochs>[1-9]\d*)epochs?(_(?P<iterations>[1-9]\d*)its)?)?$"
-)
 
 
 @dataclass(frozen=True)
@@ -77,56 +68,6 @@ class Network:
     @property
     def no_mamba_plans(self) -> str:
         return f"nnUNet{self.name}{NO_MAMBA}Plans"
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A trainer name taken apart; None is nnU-Net's own value.
-
-    `nnUNetTrainerSegMamba_lr1e-3_fg66_lossDiceTopK10_5epochs_20its`: initial learning rate 0.001, two thirds of the
-    patches with foreground in them, another loss, 5 epochs of 20 iterations.
-    """
-
-    base: str
-    epochs: int | None = None
-    iterations: int | None = None
-    initial_lr: float | None = None
-    foreground: float | None = None
-    loss: str | None = None
-
-    @property
-    def is_ours(self) -> bool:
-        """Whether a suffix is there that nnU-Net itself does not know."""
-        return any(value is not None for value in (self.iterations, self.initial_lr, self.foreground, self.loss))
-
-    @property
-    def name(self) -> str:
-        """The trainer's name. Raises ValueError for values that names cannot express."""
-        name = self.base
-        if self.initial_lr is not None:
-            name += f"_lr{_digits(self.initial_lr)}"
-        if self.foreground is not None:
-            percent = round(100 * self.foreground)
-            if not 0 <= percent <= 100:
-                raise ValueError(f"foreground oversampling {self.foreground}; expected a share between 0 and 1")
-            name += f"_fg{percent}"
-        if self.loss is not None:
-            if self.loss not in LOSSES:
-                raise ValueError(f"loss {self.loss!r}; expected one of {', '.join(LOSSES)}")
-            name += f"_loss{self.loss}"
-        if self.epochs is not None:
-            name += f"_{self.epochs}epoch{'s' if self.epochs > 1 else ''}"
-            name += f"_{self.iterations}its" if self.iterations is not None else ""
-        return name
-
-
-def _digits(value: float) -> str:
-    """0.0025 -> "25e-4" """
-    if not value > 0:
-        raise ValueError(f"learning rate {value}; expected a number > 0")
-    _, digits, exponent = Decimal(repr(float(value))).normalize().as_tuple()
-    mantissa = "".join(map(str, digits))
-    return mantissa if exponent == 0 else f"{mantissa}e{exponent}"
 
 
 _UMAMBA_PAPER = (
@@ -253,21 +194,6 @@ def class_names() -> tuple[str, ...]:
     return trainers() + planners()
 
 
-def parse_variant(class_name: str) -> Variant | None:
-    """Take the suffixes off a trainer name; None when there are none."""
-    match = _SUFFIXES.match(class_name)
-    if match is None or match["base"] == class_name:
-        return None
-    return Variant(
-        match["base"],
-        int(match["epochs"]) if match["epochs"] else None,
-        int(match["iterations"]) if match["iterations"] else None,
-        float(match["lr"]) if match["lr"] else None,
-        int(match["fg"]) / 100 if match["fg"] else None,
-        match["loss"],
-    )
-
-
 def locate(class_name: str) -> str | None:
     """Where the class of this name lives, as "module:attribute"; None for a name that is not ours.
 
@@ -278,8 +204,8 @@ def locate(class_name: str) -> str | None:
         return f"{TRAINER_MODULE}:{class_name}"
     if class_name in planners():
         return f"{PLANNER_MODULE}:{class_name}"
-    variant = parse_variant(class_name)
-    if variant is not None:
+    variant = trainer_names.parse(class_name)
+    if variant is not None and variant.name == class_name and variant.conflict() is None:
         stock = variant.base == STOCK_TRAINER and variant.is_ours
         if stock or variant.base in trainers():
             return f"{VARIANT_MODULE}:{class_name}"

@@ -11,12 +11,22 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "nnunet_mamba"
 
 RANK = {
-    "version": 0, "registry": 0, "checks": 0, "ops": 0,
+    "trainer_names": -1, "version": 0, "registry": 0, "checks": 0, "ops": 0,
     "blocks": 1, "memory": 1, "architectures": 2,
     "planning": 3, "released": 3, "trainers": 3, "evaluation": 3,
     "discovery": 4, "benchmarks": 4, "cli": 5,
 }  # fmt: skip
-WITHOUT_NNUNET = ("version", "registry", "checks", "ops", "blocks", "architectures", "released", "memory")
+WITHOUT_NNUNET = (
+    "trainer_names",
+    "version",
+    "registry",
+    "checks",
+    "ops",
+    "blocks",
+    "architectures",
+    "released",
+    "memory",
+)
 ONLY_IN_NAMESAKE = ("numba", "triton", "mamba_ssm")
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnunet_mamba import registry
+from nnunet_mamba import registry, trainer_names
 
 
 def _resolve(class_name: str) -> type:
@@ -47,7 +47,7 @@ def test_length_suffixes_resolve_and_pickle_by_reference(epochs: int) -> None:
 
 
 def test_iteration_suffix_is_read() -> None:
-    assert registry.parse_variant("nnUNetTrainerSegMambaNoMamba_3epochs_20its") == registry.Variant(
+    assert trainer_names.parse("nnUNetTrainerSegMambaNoMamba_3epochs_20its") == trainer_names.Variant(
         "nnUNetTrainerSegMambaNoMamba", 3, 20
     )
 
@@ -76,19 +76,21 @@ def test_unknown_network_names_the_known_ones() -> None:
 
 
 VARIANTS = {
-    "nnUNetTrainerSegMamba_lr1e-3": registry.Variant("nnUNetTrainerSegMamba", initial_lr=0.001),
-    "nnUNetTrainerSegMamba_lr25e-4_fg66": registry.Variant("nnUNetTrainerSegMamba", initial_lr=0.0025, foreground=0.66),
-    "nnUNetTrainerUMambaBotNoMamba_lossDiceTopK10_5epochs": registry.Variant(
+    "nnUNetTrainerSegMamba_lr1e-3": trainer_names.Variant("nnUNetTrainerSegMamba", initial_lr=0.001),
+    "nnUNetTrainerSegMamba_lr25e-4_fg66": trainer_names.Variant(
+        "nnUNetTrainerSegMamba", initial_lr=0.0025, foreground=0.66
+    ),
+    "nnUNetTrainerUMambaBotNoMamba_lossDiceTopK10_5epochs": trainer_names.Variant(
         "nnUNetTrainerUMambaBotNoMamba", epochs=5, loss="DiceTopK10"
     ),
-    "nnUNetTrainer_fg0_1epoch_2its": registry.Variant("nnUNetTrainer", 1, 2, foreground=0.0),
-    "nnUNetTrainerSegMamba_lr1": registry.Variant("nnUNetTrainerSegMamba", initial_lr=1.0),
+    "nnUNetTrainer_fg0_1epoch_2its": trainer_names.Variant("nnUNetTrainer", 1, 2, foreground=0.0),
+    "nnUNetTrainerSegMamba_lr1": trainer_names.Variant("nnUNetTrainerSegMamba", initial_lr=1.0),
 }
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_suffixes_are_read_and_written(name: str) -> None:
-    assert registry.parse_variant(name) == VARIANTS[name]
+    assert trainer_names.parse(name) == VARIANTS[name]
     assert VARIANTS[name].name == name
     made = _resolve(name)
     assert made.__name__ == name
@@ -96,7 +98,7 @@ def test_suffixes_are_read_and_written(name: str) -> None:
 
 
 @given(
-    st.sampled_from((None, *registry.LOSSES)),
+    st.sampled_from((None, *trainer_names.LOSSES)),
     st.none() | st.floats(1e-8, 1e3),
     st.none() | st.integers(0, 100),
     st.none() | st.integers(1, 9999),
@@ -105,20 +107,20 @@ def test_every_setting_survives_its_name(
     loss: str | None, lr: float | None, percent: int | None, epochs: int | None
 ) -> None:
     foreground = None if percent is None else percent / 100
-    variant = registry.Variant("nnUNetTrainerSegMamba", epochs, None, lr, foreground, loss)
-    if variant != registry.Variant("nnUNetTrainerSegMamba"):
-        assert registry.parse_variant(variant.name) == variant
+    variant = trainer_names.Variant("nnUNetTrainerSegMamba", epochs, None, lr, foreground, loss)
+    if variant != trainer_names.Variant("nnUNetTrainerSegMamba"):
+        assert trainer_names.parse(variant.name) == variant
         assert "__" not in variant.name, "nnU-Net splits folder names there"
 
 
 @pytest.mark.parametrize(
     ("variant", "message"),
     [
-        (registry.Variant("x", initial_lr=0.0), "learning rate 0.0; expected a number > 0"),
-        (registry.Variant("x", foreground=66.0), "foreground oversampling 66.0; expected a share between 0 and 1"),
-        (registry.Variant("x", loss="Focal"), "loss 'Focal'; expected one of Dice, CE"),
+        (trainer_names.Variant("x", initial_lr=0.0), "learning rate 0.0; expected a number > 0"),
+        (trainer_names.Variant("x", foreground=66.0), "foreground oversampling 66.0; expected a share between 0 and 1"),
+        (trainer_names.Variant("x", loss="Focal"), "loss 'Focal'; expected one of Dice, CE"),
     ],
 )
-def test_settings_that_names_cannot_express(variant: registry.Variant, message: str) -> None:
+def test_settings_that_names_cannot_express(variant: trainer_names.Variant, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         _ = variant.name

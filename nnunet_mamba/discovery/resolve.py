@@ -15,12 +15,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from nnunet_mamba import registry
+from nnunet_mamba import registry, trainer_names
 
 FUNCTION = "recursive_find_python_class"
 EXPECTED_PARAMETERS = ["folder", "class_name"]
 SECOND_WAY = Path(__file__).parent / "ext_trainer"
 PREFIXES = ("nnUNetTrainer", "nnUNetPlanner")
+TRAINER_FOLDER, PLANNER_FOLDER = "nnUNetTrainer", "experiment_planning"
 NEAR = 0.75
 """Similarity (difflib) above which an unknown name counts as a misspelling of one of ours."""
 
@@ -55,6 +56,9 @@ def _with_our_names(original: Callable[..., Any]) -> Callable[..., Any]:
         place = registry.locate(class_name)
         if place is not None:
             return load(place)
+        refused = refusal(folder, class_name)
+        if refused is not None:
+            raise ValueError(f"{class_name}: {refused}. All suffixes: nnunet-mamba list --trainers")
         meant = suggestion(folder, class_name)
         if meant is not None:
             raise ValueError(f"{class_name!r} is not known to nnU-Net or to nnunet_mamba. Did you mean {meant}?")
@@ -64,16 +68,35 @@ def _with_our_names(original: Callable[..., Any]) -> Callable[..., Any]:
     return recursive_find_python_class
 
 
+def refusal(folder: str, class_name: str) -> str | None:
+    """What is wrong with the suffixes of one of our trainers' names; None if nothing is or somebody else defines it."""
+    base, _, suffixes = class_name.partition("_")
+    variant = trainer_names.parse(class_name)
+    ours = base in registry.trainers() or (base == registry.STOCK_TRAINER and variant is not None and variant.is_ours)
+    if Path(folder).name != TRAINER_FOLDER or not suffixes or not ours:
+        return None
+    if any(_defines(path, class_name) for path in _searched(folder)):
+        return None
+    unknown = trainer_names.unknown_suffixes(class_name)
+    if unknown:
+        known = ", ".join(s.form for s in trainer_names.SUFFIXES)
+        return f"_{unknown[0]} is no suffix of our trainers; expected {known}"
+    if variant is None:
+        return "a suffix stands twice, or _its without a number of epochs"
+    conflict = variant.conflict()
+    return conflict or f"the suffixes have an order, so that one training has one name: {variant.name}"
+
+
 def suggestion(folder: str, class_name: str) -> str | None:
     """One of our names that `class_name` is probably meant to be; None if somebody else defines `class_name`.
 
     Answered before nnU-Net imports its trainer variants one after the other, which takes 15 to 20 s.
     """
     kind = Path(folder).name
-    if kind not in ("nnUNetTrainer", "experiment_planning"):
+    if kind not in (TRAINER_FOLDER, PLANNER_FOLDER):
         return None
-    names = registry.planners() if kind == "experiment_planning" else registry.trainers()
-    variant = registry.parse_variant(class_name)
+    names = registry.planners() if kind == PLANNER_FOLDER else registry.trainers()
+    variant = trainer_names.parse(class_name)
     base = class_name if variant is None else variant.base
     short = {_without_prefix(name).lower(): name for name in names}
     near = difflib.get_close_matches(_without_prefix(base).lower(), short, n=1, cutoff=NEAR)

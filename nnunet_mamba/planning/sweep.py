@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nnunet_mamba import registry
+from nnunet_mamba import registry, trainer_names
 from nnunet_mamba.planning.configurations import DatasetPlans, for_patch, gigabytes
 
 SETTINGS = ("patch_size", "batch_size", "foreground_oversampling", "initial_lr", "loss")
@@ -81,7 +81,7 @@ def derive(grid: Mapping[str, Any], plans: DatasetPlans) -> Sweep:
     parent_name = grid["configuration"]
     parent = plans.configuration(parent_name)
     dim = len(parent["patch_size"])
-    base = registry.parse_variant(grid["trainer"]) or registry.Variant(grid["trainer"])
+    base = trainer_names.parse(grid["trainer"]) or trainer_names.Variant(grid["trainer"])
     given = {key: grid.get(key, [None]) for key in SETTINGS}
     _check_loss(given["loss"], plans)
     configurations: dict[str, dict[str, Any]] = {}
@@ -145,7 +145,7 @@ def results_table(sweep: Sweep, folders: Sequence[Path], folds: Sequence[str]) -
 
 def _check_loss(losses: Sequence[str | None], plans: DatasetPlans) -> None:
     regions = any(isinstance(label, list) and len(label) > 1 for label in plans.dataset_json["labels"].values())
-    refused = [loss for loss in losses if loss is not None and "TopK" in loss]
+    refused = [loss for loss in losses if loss in trainer_names.LABELS_ONLY]
     if regions and refused:
         raise ValueError(
             f"loss {', '.join(refused)}: nnU-Net has it for exclusive labels only; this dataset has regions"

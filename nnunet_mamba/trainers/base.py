@@ -1,16 +1,14 @@
-"""The base of all our trainers: nnU-Net's own trainer, with the network taken from the registry.
+"""The base of our networks' trainers: nnU-Net's training, made safe, with the network taken from the registry.
 
 The recipe (loss, optimiser, augmentation, schedule) is nnU-Net's, so that a comparison with `nnUNetTrainer` compares
-networks. Nothing of nnU-Net's training loop is copied.
+networks; only the weight decay leaves out what it would harm (`parameter_groups`).
 """
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import ClassVar
 
 import torch
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
@@ -18,11 +16,13 @@ from torch import nn
 from nnunet_mamba.architectures.plan_keywords import architecture_for
 from nnunet_mamba.checks import check_configuration, check_labels
 from nnunet_mamba.registry import Network
+from nnunet_mamba.trainers.parameter_groups import undecayed
+from nnunet_mamba.trainers.safe import SafeTrainer
 
 FEWEST_SUPERVISED = 2
 
 
-class nnUNetTrainerMamba(nnUNetTrainer):
+class nnUNetTrainerMamba(SafeTrainer):
     """Subclasses name a network; works with that network's plans and with any plan of nnU-Net's own planners."""
 
     mamba_network: ClassVar[Network]
@@ -43,15 +43,9 @@ class nnUNetTrainerMamba(nnUNetTrainer):
         # nnU-Net gives the coarsest output the weight zero: with a single output its loss would be 0 / 0
         self.enable_deep_supervision = len(strides) > FEWEST_SUPERVISED
 
-    def save_checkpoint(self, filename: str) -> None:
-        """nnU-Net's checkpoint, complete or not there: one killed while it writes keeps the checkpoint before.
-
-        nnU-Net writes into the file itself, and `--c` then finds half of one.
-        """
-        partial = Path(f"{filename}.partial")
-        super().save_checkpoint(str(partial))
-        if partial.exists():  # nnU-Net writes nothing on other ranks or where checkpoints are switched off
-            partial.replace(filename)
+    def undecayed_parameters(self) -> set[nn.Parameter]:
+        """Parameters of the scan and of norms."""
+        return undecayed(self.network)
 
     @classmethod
     def build_network_architecture(  # type: ignore[override]  (a class method where nnU-Net has a static one)

@@ -12,7 +12,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
-from nnunet_mamba import registry
+from nnunet_mamba import registry, trainer_names
 from nnunet_mamba.architectures.plan_keywords import architecture_for
 from nnunet_mamba.architectures.segmamba import SegMamba
 from nnunet_mamba.trainers import networks, variants
@@ -21,15 +21,6 @@ from tests.stock_plans import DATASET_JSON, stock_architecture, stock_plans
 
 SEGMAMBA = registry.network("SegMamba")
 CPU = torch.device("cpu")
-
-
-@pytest.fixture
-def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """nnU-Net's three folders, which it reads from the environment when it needs them."""
-    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-        monkeypatch.setenv(name, str(tmp_path / name))
-    monkeypatch.setenv("nnUNet_wandb_enabled", "0")
-    return tmp_path
 
 
 def _our_plans(mixer: str = "mamba", record: registry.Network = SEGMAMBA) -> dict[str, Any]:
@@ -182,35 +173,10 @@ def test_other_suffixes_set_their_values(folders: Path) -> None:
     assert (changed.initial_lr, changed.oversample_foreground_percent) == (0.001, 0.66)
     assert type(plain._build_loss().loss).__name__ == "DC_and_CE_loss"
     assert type(changed._build_loss().loss).__name__ == "DC_and_topk_loss"
-    for loss in registry.LOSSES:
+    for loss in trainer_names.LOSSES:
         logits, labels = torch.randn(2, 3, 8, 8, 8), torch.randint(0, 3, (2, 1, 8, 8, 8)).float()
         value = make(f"nnUNetTrainer_loss{loss}")._build_loss()([logits, logits], [labels, labels])
         assert torch.isfinite(value), loss
-
-
-def test_a_checkpoint_is_complete_or_the_one_before(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed while writing: the file from before is still there and can be read."""
-    trainer = nnUNetTrainerSegMamba({**stock_plans(), "continue_training": False}, "3d_fullres", 0, DATASET_JSON, CPU)
-    target = folders / "checkpoint_latest.pth"
-
-    def write(self: nnUNetTrainer, filename: str) -> None:
-        torch.save({"epoch": 1}, filename)
-
-    def die_half_way(self: nnUNetTrainer, filename: str) -> None:
-        Path(filename).write_bytes(b"half")
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(nnUNetTrainer, "save_checkpoint", write)
-    trainer.save_checkpoint(str(target))
-    monkeypatch.setattr(nnUNetTrainer, "save_checkpoint", die_half_way)
-    with pytest.raises(KeyboardInterrupt):
-        trainer.save_checkpoint(str(target))
-    assert torch.load(target) == {"epoch": 1}
-
-    monkeypatch.setattr(nnUNetTrainer, "save_checkpoint", lambda self, filename: None)
-    (folders / "checkpoint_latest.pth.partial").unlink()
-    trainer.save_checkpoint(str(folders / "never.pth"))
-    assert not (folders / "never.pth").exists()
 
 
 @pytest.mark.parametrize("n_stages", [2, 3])

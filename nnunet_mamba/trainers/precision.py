@@ -1,0 +1,62 @@
+"""In which number format a training step runs: bf16 where the GPU has it, else fp16, fp32 on request and on a CPU.
+
+nnU-Net opens autocast without naming a type, so that torch's autocast type decides. Prediction is none of this module's
+business: nnU-Net predicts in fp16 whatever a network was trained in, and the networks stay finite there by themselves.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from nnunet_mamba.trainer_names import PRECISIONS
+
+VARIABLE = "nnUNet_mamba_precision"
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+FULL, HALF = "fp32", "fp16"
+
+
+def choose(device: torch.device, by_name: str | None) -> str:
+    """The precision for this device, from the trainer's name or the environment variable.
+
+    Raises ValueError for an unknown one, two different ones, or one that the device lacks.
+    """
+    asked = os.environ.get(VARIABLE) or None
+    if asked is not None and asked not in PRECISIONS:
+        raise ValueError(f"{VARIABLE}={asked}; expected one of {', '.join(PRECISIONS)}")
+    if asked is not None and by_name is not None and asked != by_name:
+        raise ValueError(f"{VARIABLE}={asked}, but the trainer's name says _{by_name}; leave one of them out")
+    chosen = by_name or asked
+    if device.type == "cuda":
+        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        if chosen == "bf16" and not has_bf16:
+            raise ValueError("bf16 training: this GPU computes no bfloat16; take fp16 or fp32")
+        return chosen or ("bf16" if has_bf16 else HALF)
+    if device.type != "cpu" and chosen not in (None, FULL):
+        raise ValueError(f"{chosen} training on {device.type}: nnU-Net trains in fp32 there; leave the precision out")
+    return chosen or FULL
+
+
+def needs_scaler(precision: str) -> bool:
+    """Whether small gradients would be lost without a scaled loss"""
+    return precision == HALF
+
+
+@contextmanager
+def training_in(precision: str, device: torch.device) -> Iterator[None]:
+    """Around nnU-Net's training or validation step."""
+    if device.type == "cuda":  # nnU-Net opens autocast itself and takes the type from here
+        before = torch.get_autocast_dtype("cuda")
+        torch.set_autocast_dtype("cuda", DTYPES[precision])
+        try:
+            yield
+        finally:
+            torch.set_autocast_dtype("cuda", before)
+    elif device.type == "cpu" and precision != FULL:  # nnU-Net opens none
+        with torch.autocast("cpu", dtype=DTYPES[precision]):
+            yield
+    else:
+        yield
