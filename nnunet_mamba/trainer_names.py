@@ -16,7 +16,7 @@ from typing import Any
 PRECISIONS = ("bf16", "fp16", "fp32")
 LOSSES = ("Dice", "CE", "TopK10", "DiceTopK10", "ClDice", "SkeletonRecall")
 """Losses beside nnU-Net's own sum of Dice and cross-entropy. The last two are added to that sum."""
-LABELS_ONLY = ("CE", "TopK10", "DiceTopK10")
+LABELS_ONLY = ("TopK10", "DiceTopK10")
 """Losses that need labels excluding each other: not for regions."""
 ADAMW, AS_RELEASED = "AdamW", "asReleased"
 RECIPES = (ADAMW, AS_RELEASED)

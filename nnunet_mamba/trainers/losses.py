@@ -17,14 +17,11 @@ from torch import Tensor, nn
 
 from nnunet_mamba.trainer_names import DICE_CE_WEIGHTS, LABELS_ONLY
 
-STOCK = "nnunetv2.training.nnUNetTrainer.variants.loss"
-STOCK_TRAINERS = {
-    "Dice": ("nnUNetTrainerDiceLoss", "nnUNetTrainerDiceLoss"),
-    "CE": ("nnUNetTrainerCELoss", "nnUNetTrainerCELoss"),
-    "TopK10": ("nnUNetTrainerTopkLoss", "nnUNetTrainerTopk10Loss"),
-    "DiceTopK10": ("nnUNetTrainerTopkLoss", "nnUNetTrainerDiceTopK10Loss"),
-}
-"""nnU-Net's trainers whose loss is borrowed: module and class."""
+STOCK_TOPK = "nnunetv2.training.nnUNetTrainer.variants.loss.nnUNetTrainerTopkLoss"
+TOPK_TRAINERS = {"TopK10": "nnUNetTrainerTopk10Loss", "DiceTopK10": "nnUNetTrainerDiceTopK10Loss"}
+"""nnU-Net's trainers whose loss is borrowed."""
+ONE_TERM = {"Dice": (1, 0), "CE": (0, 1)}
+"""Weights of Dice and cross-entropy. nnU-Net's own trainer with Dice alone knows no ignore label; its sum does."""
 THIN_STEPS = 10
 """Erosions of the soft skeleton: vessels up to twice as many voxels wide (Shit et al. 2021, section 4.2)."""
 WEIGHT_OF_ADDED = 1.0
@@ -45,12 +42,12 @@ def inner_loss(name: str, trainer: nnUNetTrainer, dice_and_ce: nn.Module) -> nn.
     manager = trainer.label_manager
     if name in LABELS_ONLY and manager.has_regions:
         raise ValueError(f"_loss{name}: for labels that exclude each other; this dataset has regions. Take _lossDice")
-    if name in STOCK_TRAINERS:
-        module, class_name = STOCK_TRAINERS[name]
-        return _inner(getattr(import_module(f"{STOCK}.{module}"), class_name)._build_loss(trainer))
-    weights = DICE_CE_WEIGHTS.fullmatch(name)
+    if name in TOPK_TRAINERS:
+        return _inner(getattr(import_module(STOCK_TOPK), TOPK_TRAINERS[name])._build_loss(trainer))
+    match = DICE_CE_WEIGHTS.fullmatch(name)
+    weights = (int(match["dice"]), int(match["ce"])) if match else ONE_TERM.get(name)
     if weights is not None:
-        dice_and_ce.weight_dice, dice_and_ce.weight_ce = int(weights["dice"]), int(weights["ce"])  # type: ignore[assignment]
+        dice_and_ce.weight_dice, dice_and_ce.weight_ce = weights  # type: ignore[assignment]
         return dice_and_ce
     added = {"ClDice": ClDice, "SkeletonRecall": SkeletonRecall}[name]
     return SumOfLosses(dice_and_ce, added(manager.has_regions, manager.ignore_label))
