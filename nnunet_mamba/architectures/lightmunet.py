@@ -19,6 +19,7 @@ from nnunet_mamba.architectures.topology import (
     per_stage,
     topology,
 )
+from nnunet_mamba.blocks.bounded_gradient import bounded_gradient
 from nnunet_mamba.blocks.convolutions import GroupNorm, Space, pointwise
 from nnunet_mamba.blocks.interpolation import enlarge
 from nnunet_mamba.blocks.mamba import Mamba, normed_mamba, to_tokens, to_volume
@@ -129,6 +130,7 @@ class ResidualMamba(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(b c *space) -> (b c *space)"""
+        x = bounded_gradient(x)
         y = self.conv1(F.relu(self.norm1(x)))
         return x + self.conv2(F.relu(self.norm2(y)))
 

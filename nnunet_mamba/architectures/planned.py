@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from nnunet_mamba.architectures.overflow import without_overflow
 from nnunet_mamba.architectures.topology import Topology, initialize_convolutions
 from nnunet_mamba.blocks.convolutions import LEAKY_SLOPE
 from nnunet_mamba.blocks.feature_maps import feature_map_size
@@ -31,6 +32,9 @@ class PlannedNetwork(nn.Module):
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """(b c *space) -> logits (b k *space) or a list of them. Raises ValueError for a size it cannot take."""
         self.check_patch(x.shape[2:])
+        return without_overflow(self._logits, x)
+
+    def _logits(self, x: Tensor) -> Tensor | list[Tensor]:
         return self.decoder(self.encoder(x))
 
     def check_patch(self, size: Sequence[int]) -> None:

@@ -75,9 +75,7 @@ class UMamba(PlannedNetwork):
     def _bottleneck(self, x: Tensor) -> Tensor:
         return x
 
-    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
-        """(b c *space) -> logits (b k *space) or a list of them"""
-        self.topology.check_patch(x.shape[2:])
+    def _logits(self, x: Tensor) -> Tensor | list[Tensor]:
         skips = self.encoder(x)
         skips[-1] = self._bottleneck(skips[-1])
         return self.decoder(skips)

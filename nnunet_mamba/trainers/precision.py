@@ -9,8 +9,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
 
 from nnunet_mamba.trainer_names import PRECISIONS
 
@@ -56,7 +59,22 @@ def training_in(precision: str, device: torch.device) -> Iterator[None]:
         finally:
             torch.set_autocast_dtype("cuda", before)
     elif device.type == "cpu" and precision != FULL:  # nnU-Net opens none
-        with torch.autocast("cpu", dtype=DTYPES[precision]):
+        with torch.autocast("cpu", dtype=DTYPES[precision]), _FlatMapsInFull():
             yield
     else:
         yield
+
+
+class _FlatMapsInFull(TorchFunctionMode):
+    """Convolutions over maps with fewer planes than the kernel run in float32.
+
+    The weight gradient of oneDNN's bfloat16 kernels reads beyond them on AVX512 (torch 2.15), and gives anything up to
+    1e37.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (F.conv3d, F.conv_transpose3d) and args[0].shape[2] < args[1].shape[2]:
+            with torch.autocast("cpu", enabled=False):
+                args = [a.float() if isinstance(a, torch.Tensor) else a for a in args]
+                return func(*args, **(kwargs or {})).to(torch.get_autocast_dtype("cpu"))
+        return func(*args, **(kwargs or {}))

@@ -23,6 +23,7 @@ from torch import distributed as dist
 from torch import nn
 
 from nnunet_mamba.trainers import checkpoint_files, precision, record, seeding, sentinel
+from nnunet_mamba.trainers.clipping import clip_large
 from nnunet_mamba.trainers.loading import Numbering, TracedDataLoader, in_order, where_from
 from nnunet_mamba.trainers.parameter_groups import spare_from_decay
 from nnunet_mamba.trainers.schedules import SlowedSchedule
@@ -172,7 +173,7 @@ class SafeTrainer(nnUNetTrainer):
             for parameter in parameters:
                 if parameter.grad is not None:
                     parameter.grad.div_(share)
-        norm = _clip_grad_norm(parameters, max_norm, **options)
+        norm = clip_large(parameters, max_norm, **options)
         self._step.norm = float(norm)
         return norm
 
@@ -336,9 +337,6 @@ class _Step:
 
     def losses_are_finite(self) -> bool:
         return all(bool(torch.isfinite(loss).all()) for loss in self.losses)
-
-
-_clip_grad_norm = torch.nn.utils.clip_grad_norm_
 
 
 def _nothing(*_: Any, **__: Any) -> None:
