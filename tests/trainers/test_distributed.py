@@ -71,12 +71,13 @@ for name in names:
     losses = [None, None]
     dist.all_gather_object(losses, float(mine))
     # nnU-Net weighs the coarsest output 1e-6 instead of 0 on several GPUs, and sums its Dice in float32
-    assert math.isclose(sum(losses) / 2, float(wanted), rel_tol=1e-5), (name, losses, wanted)
     norms = together._step.norm, alone._step.norm
-    assert math.isclose(*norms, rel_tol=1e-3), (name, norms)
-    assert same_everywhere(together.network), name
     far = max((a - b).abs().max() for a, b in zip(together.network.parameters(), alone.network.parameters()))
-    assert far < 1e-4, (name, far)
+    assert same_everywhere(together.network), name
+    if "TopK" not in name:  # which takes the hardest voxels of each GPU's own batch
+        assert math.isclose(sum(losses) / 2, float(wanted), rel_tol=1e-5), (name, losses, wanted)
+        assert math.isclose(*norms, rel_tol=1e-3), (name, norms)
+        assert far < 1e-4, (name, far)
 
     before = [p.detach().clone() for p in together.network.parameters()]
     broken = batch(99)
