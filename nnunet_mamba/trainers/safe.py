@@ -26,6 +26,7 @@ from nnunet_mamba.trainers import checkpoint_files, precision, record, seeding, 
 from nnunet_mamba.trainers.clipping import clip_large
 from nnunet_mamba.trainers.loading import Numbering, TracedDataLoader, in_order, where_from
 from nnunet_mamba.trainers.parameter_groups import spare_from_decay
+from nnunet_mamba.trainers.pretrained import accept_other_channels
 from nnunet_mamba.trainers.schedules import SlowedSchedule
 from nnunet_mamba.trainers.scoped import replaced
 from nnunet_mamba.trainers.sentinel import GoodState, Sentinel
@@ -83,6 +84,7 @@ class SafeTrainer(nnUNetTrainer):
             seeding.seed_everything(self.seed)
         super().initialize()
         self.lr_scheduler = SlowedSchedule(self.lr_scheduler, self.optimizer)
+        accept_other_channels(_plain(self.network))
         self.loss.register_forward_hook(self._see_loss)
         self.optimizer.register_step_pre_hook(self._allow_step)
         self.logger.update_config({"hparas_nnunet_mamba": {"precision": self.precision, "seed": self.seed}})

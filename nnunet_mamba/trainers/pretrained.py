@@ -1,0 +1,96 @@
+"""`-pretrained_weights` between datasets with other channels: what nnU-Net's loader refuses, made to fit.
+
+nnU-Net leaves out the heads, so that classes may differ, and wants everything else to have the same shapes. The layers
+that see the image have other shapes when the number of channels differs; their weights are averaged over the channels.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+COMMAND = "nnunetv2.run.run_training"
+FUNCTION = "load_pretrained_weights"
+HEADS = ".seg_layers."
+
+
+def accept_other_channels(network: nn.Module) -> None:
+    """From here on nnU-Net's training command, in this process, loads weights of other channels into this network."""
+    module = sys.modules.get(COMMAND)
+    if module is None:
+        return
+    original = getattr(module, FUNCTION)
+    original = getattr(original, "original", original)
+    module.__dict__[FUNCTION] = functools.partial(_load, original, network)
+    module.__dict__[FUNCTION].original = original
+
+
+def _load(
+    original: Callable[..., None], plain: nn.Module, network: nn.Module, fname: str, verbose: bool = False
+) -> None:
+    """nnU-Net's loader on a file that fits. Raises ValueError for weights of another network or plan."""
+    checkpoint = torch.load(fname, map_location="cpu", weights_only=False)
+    if "network_weights" not in checkpoint:
+        raise ValueError(
+            f"{fname} is no nnU-Net checkpoint: it has no network_weights. For a published checkpoint: nnunet-mamba "
+            "convert-checkpoint FILE --pretrained OUT.pth"
+        )
+    weights, changed = fitted(checkpoint["network_weights"], plain.state_dict(), fname)
+    if changed:
+        print(f"Other input channels than in {fname}: averaged over channels: {', '.join(changed)}")
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / Path(fname).name
+        torch.save({"network_weights": weights}, file)  # on the CPU, wherever it was trained
+        original(network, str(file), verbose)
+
+
+def fitted(given: Mapping[str, Tensor], own: Mapping[str, Tensor], source: str) -> tuple[dict[str, Tensor], list[str]]:
+    """Weights with the shapes of `own`, heads left as they are, and the names of those that were changed.
+
+    Raises ValueError where more than the image's channels differs.
+    """
+    fitting, changed, wrong = dict(given), [], []
+    for name, wanted in own.items():
+        if HEADS in name:
+            continue
+        if name not in given:
+            wrong.append(f"{name} is missing")
+        elif given[name].shape != wanted.shape:
+            value = _other_channels(given[name], wanted.shape)
+            if value is None:
+                wrong.append(f"{name} is {tuple(given[name].shape)}, expected {tuple(wanted.shape)}")
+            else:
+                fitting[name] = value
+                changed.append(name)
+    counts = {_channels(given[name].shape, own[name].shape) for name in changed}
+    if wrong or len(counts) > 1:
+        shown = "; ".join(wrong[:3]) or f"numbers of channels {sorted(counts)}"
+        raise ValueError(
+            f"{source} does not fit this network: {shown}{' ...' if len(wrong) > 3 else ''}. The same trainer and the "
+            "same plan are needed: nnUNetv2_move_plans_between_datasets takes a plan to another dataset"
+        )
+    return fitting, changed
+
+
+def _other_channels(weight: Tensor, shape: torch.Size) -> Tensor | None:
+    """A convolution over images with other channels, for which an image repeated in all of them gives the same; None
+    if the shapes differ in more."""
+    if weight.dim() != len(shape) or weight.dim() < 4 or weight.shape[2:] != shape[2:]:
+        return None
+    if weight.shape[1] == shape[1] == 1:  # depthwise: every channel by itself
+        return weight.mean(0, keepdim=True).expand(shape).clone()
+    if weight.shape[0] == shape[0]:
+        return weight.sum(1, keepdim=True).expand(shape).clone() / shape[1]
+    return None
+
+
+def _channels(given: torch.Size, wanted: torch.Size) -> tuple[int, int]:
+    """Channels of the two images, from the one axis in which the shapes differ"""
+    axis = 0 if given[0] != wanted[0] else 1
+    return given[axis], wanted[axis]
