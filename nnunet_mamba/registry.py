@@ -1,12 +1,13 @@
 """What networks exist, and where their classes live. Imports nothing heavy: discovery, CLI and docs read it.
 
-Every class that stock nnU-Net looks up by name (trainer, planner) is listed here; `locate` turns such a name into the
-place of its class, including the suffixes of `nnunet_mamba.trainer_names`, which are derived instead of written out one
-by one.
+Every class that stock nnU-Net looks up by name (trainer, planner, label manager) is listed here; `locate` turns such a
+name into the place of its class, including the suffixes of `nnunet_mamba.trainer_names`, which are derived instead of
+written out one by one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -16,6 +17,8 @@ from nnunet_mamba import trainer_names
 TRAINER_MODULE = "nnunet_mamba.trainers.networks"
 VARIANT_MODULE = "nnunet_mamba.trainers.variants"
 PLANNER_MODULE = "nnunet_mamba.planning.planners"
+THRESHOLDS_MODULE = "nnunet_mamba.calibration.label_manager"
+THRESHOLDS = "LabelManagerThresholds"
 
 NO_MAMBA = "NoMamba"
 STOCK_TRAINER = "nnUNetTrainer"
@@ -194,6 +197,21 @@ def class_names() -> tuple[str, ...]:
     return trainers() + planners()
 
 
+def thresholds_name(thresholds: Sequence[float]) -> str:
+    """(0.42, 0.5) -> the label manager `LabelManagerThresholds_420_500`. Raises ValueError outside of 0 to 1."""
+    if not thresholds or any(not 0 < t < 1 for t in thresholds):
+        raise ValueError(f"thresholds {tuple(thresholds)}; expected numbers between 0 and 1")
+    return THRESHOLDS + "".join(f"_{round(1000 * t)}" for t in thresholds)
+
+
+def parse_thresholds(class_name: str) -> tuple[float, ...] | None:
+    """The other way; None for other names"""
+    name, *numbers = class_name.split("_")
+    if name != THRESHOLDS or not numbers or not all(n.isdecimal() and 0 < int(n) < 1000 for n in numbers):
+        return None
+    return tuple(int(n) / 1000 for n in numbers)
+
+
 def locate(class_name: str) -> str | None:
     """Where the class of this name lives, as "module:attribute"; None for a name that is not ours.
 
@@ -204,6 +222,8 @@ def locate(class_name: str) -> str | None:
         return f"{TRAINER_MODULE}:{class_name}"
     if class_name in planners():
         return f"{PLANNER_MODULE}:{class_name}"
+    if parse_thresholds(class_name) is not None:
+        return f"{THRESHOLDS_MODULE}:{class_name}"
     variant = trainer_names.parse(class_name)
     if variant is not None and variant.name == class_name and variant.conflict() is None:
         stock = variant.base == STOCK_TRAINER and variant.is_ours

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "nnunet_mamba"
 RANK = {
     "trainer_names": -1, "version": 0, "registry": 0, "checks": 0, "ops": 0,
     "blocks": 1, "memory": 1, "architectures": 2,
-    "planning": 3, "released": 3, "trainers": 3, "evaluation": 3,
+    "planning": 3, "released": 3, "trainers": 3, "evaluation": 3, "calibration": 3,
     "discovery": 4, "benchmarks": 4, "cli": 5,
 }  # fmt: skip
 WITHOUT_NNUNET = (

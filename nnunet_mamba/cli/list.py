@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 
-from nnunet_mamba import registry
+from nnunet_mamba import registry, trainer_names
 
 SHOWN_STAGES, SHOWN_CHANNELS, SHOWN_CLASSES = 5, 1, 3
+WIDTH = 100
 FALLBACK_MAX = 320  # nnU-Net's own limit in 3d
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cite", action="store_true", help="print BibTeX entries instead")
+    parser.add_argument("--trainers", action="store_true", help="what the suffixes of a trainer's name change")
     parser.epilog = "example: nnunet-mamba list"
 
 
@@ -20,6 +23,9 @@ def run(options: argparse.Namespace) -> int:
     if options.cite:
         entries = dict.fromkeys(n.citation for n in registry.NETWORKS if n.citation)
         print("\n\n".join(entries))
+        return 0
+    if options.trainers:
+        _print_suffixes()
         return 0
     for record in registry.NETWORKS:
         millions, twin = (count_parameters(record, mixer) / 1e6 for mixer in ("mamba", "none"))
@@ -31,9 +37,21 @@ def run(options: argparse.Namespace) -> int:
         print(f"  source     {record.paper}{'; ' if record.url else ''}{record.url}\n")
     print(
         f"Parameters: 3d, {SHOWN_STAGES} stages, as our planner sizes them, {SHOWN_CHANNELS} channel, {SHOWN_CLASSES} "
-        "classes; a plan with more stages has more.\nBibTeX: nnunet-mamba list --cite"
+        "classes; a plan with more stages has more.\nBibTeX: nnunet-mamba list --cite; other recipes as suffixes of "
+        "a trainer's name: nnunet-mamba list --trainers"
     )
     return 0
+
+
+def _print_suffixes() -> None:
+    print("Trainers: nnUNetTrainer (nnU-Net's own network, for comparison)")
+    for name in registry.trainers():
+        print(f"          {name}")
+    print("\nSuffixes, any of them, in this order; without them everything is as in nnU-Net:\n")
+    for suffix in trainer_names.SUFFIXES:
+        print(textwrap.fill(suffix.form, WIDTH, initial_indent="  ", subsequent_indent="  "))
+        print(textwrap.fill(suffix.meaning, WIDTH, initial_indent="      ", subsequent_indent="      "))
+    print("\nexample: nnUNetv2_train DATASET 3d_fullres 0 -tr nnUNetTrainerSegMamba_AdamW_bf16_lossClDice_250epochs")
 
 
 def count_parameters(record: registry.Network, mixer: str) -> int:

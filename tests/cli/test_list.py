@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from nnunet_mamba import registry
+from nnunet_mamba import registry, trainer_names
 from nnunet_mamba.cli.list import count_parameters
 from nnunet_mamba.cli.main import main
 
@@ -36,3 +36,14 @@ def test_citations(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("record", registry.NETWORKS, ids=lambda r: r.name)
 def test_the_twin_is_smaller(record: registry.Network) -> None:
     assert 0 < count_parameters(record, "none") < count_parameters(record, "mamba")
+
+
+def test_every_suffix_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "--trainers"]) == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in registry.trainers())
+    for suffix in trainer_names.SUFFIXES:
+        assert all(form in shown for form in suffix.form.split(", "))
+        assert " ".join(suffix.meaning.split()) in " ".join(shown.split())
+    example = shown.split("-tr ")[-1].strip()
+    assert registry.locate(example) is not None

@@ -94,3 +94,35 @@ def test_benchmark_measures(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     monkeypatch.setattr(benchmark, "RUNS", 2)
     benchmark.main()
     assert "the hook costs" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("nnUNetTrainerSegMamba_lossFocal", "_lossFocal is no suffix of our trainers; expected _AdamW, _asReleased"),
+        ("nnUNetTrainerSegMamba_5epochs_lr1e-3", "so that one training has one name: nnUNetTrainerSegMamba_lr1e-3_5ep"),
+        ("nnUNetTrainer_5epochs_AdamW", "one name: nnUNetTrainer_AdamW_5epochs"),
+        ("nnUNetTrainerSegMamba_20its", "_its without a number of epochs"),
+        ("nnUNetTrainerSegMamba_fg10_fg20", "a suffix stands twice"),
+        ("nnUNetTrainerUMambaBot_asReleased", "is the released training of SegMamba"),
+        ("nnUNetTrainerSegMamba_stop9_5epochs", "never stops a training of 5"),
+    ],
+)
+def test_wrong_suffixes_are_refused_by_name(trainers: str, given: str, message: str) -> None:
+    with pytest.raises(ValueError, match=rf"{given}: .*{message}.*nnunet-mamba list --trainers"):
+        _lookup()(trainers, given, "m")
+
+
+def test_suffixes_of_others_are_theirs(trainers: str) -> None:
+    find = _lookup()
+    for name in ("nnUNetTrainer_onlyMirror01", "nnUNetTrainer_5epochs"):
+        assert find(trainers, name, "m") == (trainers, name, "m", None, False)
+    text = "class nnUNetTrainerSegMamba_lossFocal: ..."
+    (Path(trainers) / "variants" / "mine.py").write_text(text + "\nclass nnUNetTrainer_250epochs_NoMirroring: ...\n")
+    for name in ("nnUNetTrainerSegMamba_lossFocal", "nnUNetTrainer_250epochs_NoMirroring"):
+        assert find(trainers, name, "m")[1] == name
+
+
+def test_label_managers_with_thresholds_are_found() -> None:
+    made = _lookup()("label_handling", "LabelManagerThresholds_300_500", "m")
+    assert made.thresholds == (0.3, 0.5)

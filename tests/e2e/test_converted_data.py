@@ -8,6 +8,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from dataset_conversion.examples import make_asoca, make_brats_tree
 from tests.e2e.conftest import Workspace
@@ -36,14 +37,27 @@ def test_brats_regions(tmp_path: Path) -> None:
     make_brats_tree(tmp_path / "download", 2021)
     workspace = _convert(tmp_path, "brats", "Dataset521_BraTS2021")
     workspace.shrink("nnUNetSegMambaPlans", ("3d_fullres",))
-    output = workspace.train("3d_fullres", 0, TRAINER, "-p", "nnUNetSegMambaPlans")
+    output = workspace.train("3d_fullres", 0, TRAINER, "-p", "nnUNetSegMambaPlans", "--npz")
     assert "Mean Validation Dice" in output
     summary = workspace.model(TRAINER, "nnUNetSegMambaPlans", "3d_fullres") / "fold_0" / "validation" / "summary.json"
     assert set(json.loads(summary.read_text())["mean"]) == {"(1, 2, 3)", "(1, 3)", "(3,)"}
+    model = ("-d", "521", "-c", "3d_fullres", "-tr", TRAINER, "-p", "nnUNetSegMambaPlans")
+    assert "gain, each case" in workspace.run("nnunet-mamba", "calibrate", *model)
+    stored = summary.parents[2] / "thresholds.json"
+    chosen = {**json.loads(stored.read_text()), "thresholds": [0.3, 0.4, 0.45]}  # whatever two iterations led to
+    stored.write_text(json.dumps(chosen))
+    assert "LabelManagerThresholds_300_400_450" in workspace.run("nnunet-mamba", "calibrate", *model, "--apply")
     workspace.run(
-        "nnUNetv2_predict", "-d", "521", "-i", workspace.raw / "imagesTs", "-o", tmp_path / "out", "-f", "0", "-c",
-        "3d_fullres", "-tr", TRAINER, "-p", "nnUNetSegMambaPlans", "-device", "cpu", "-npp", "1", "-nps", "1",
+        "nnUNetv2_predict", "-i", workspace.raw / "imagesTs", "-o", tmp_path / "out", "-f", "0", *model,
+        "-device", "cpu", "-npp", "1", "-nps", "1", "--save_probabilities",
     )  # fmt: skip
+    (predicted,), (npz,) = (list((tmp_path / "out").glob(f"*.{kind}")) for kind in ("nii.gz", "npz"))
+    probabilities, painted = np.load(npz)["probabilities"], sitk.GetArrayFromImage(sitk.ReadImage(str(predicted)))
+    expected = np.zeros(painted.shape, painted.dtype)
+    order = json.loads((workspace.raw / "dataset.json").read_text())["regions_class_order"]
+    for probability, threshold, value in zip(probabilities, chosen["thresholds"], order, strict=True):
+        expected[probability > threshold] = value
+    assert np.array_equal(painted, expected), "nnU-Net's own command applies the thresholds"
     back = ("--back", tmp_path / "out", "--year", "2021", "-o", tmp_path / "b")
     workspace.run("nnunet-mamba", "convert", "brats", *back)
     (brought,) = (tmp_path / "b").glob("*.nii.gz")

@@ -1,0 +1,79 @@
+"""The thresholds with the best mean score, and what they gain on cases they were not chosen on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from nnunet_mamba.calibration.scores import DEFAULT, GRID
+
+CONFIDENCE, RESAMPLES, SEED = 0.95, 10_000, 0
+GROUPS = 5
+"""Into so many parts the cases of a single fold are cut."""
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Mean change per case, with a bootstrap confidence interval; NaN bounds where all cases change alike."""
+
+    mean: float
+    low: float
+    high: float
+    cases: int
+
+    def __str__(self) -> str:
+        interval = (
+            f"{CONFIDENCE:.0%} interval {self.low:+.4f} to {self.high:+.4f}" if self.varies else "the same for all"
+        )
+        return f"{self.mean:+.4f} ({interval}, {self.cases} cases)"
+
+    @property
+    def varies(self) -> bool:
+        """Whether there is an interval"""
+        return not np.isnan(self.low)
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether the whole interval is above zero"""
+        return self.low > 0
+
+
+def best_thresholds(scores: Sequence[np.ndarray], grid: np.ndarray = GRID) -> tuple[float, ...]:
+    """scores: per case (thresholds, grid). Of equally good ones the nearest to one half."""
+    means = np.mean(np.stack(scores), axis=0)
+    distance = np.abs(grid - DEFAULT)
+    return tuple(float(grid[np.lexsort((distance, -row.round(12)))[0]]) for row in means)
+
+
+def groups_of(folds: Mapping[str, str]) -> dict[str, str]:
+    """Case -> group, of which each is held out in turn: the folds, or parts of the only one."""
+    if len(set(folds.values())) > 1:
+        return dict(folds)
+    cases = sorted(folds)
+    return {case: f"part {i % min(GROUPS, len(cases))}" for i, case in enumerate(cases)}
+
+
+def held_out(scores: Mapping[str, np.ndarray], groups: Mapping[str, str]) -> dict[str, tuple[float, ...]]:
+    """For every case the thresholds chosen without its group. Raises ValueError for fewer than two groups."""
+    if len(set(groups.values())) < 2:
+        raise ValueError(f"{len(scores)} case: a gain needs cases on which thresholds were not chosen")
+    chosen = {
+        group: best_thresholds([s for case, s in scores.items() if groups[case] != group])
+        for group in set(groups.values())
+    }
+    return {case: chosen[groups[case]] for case in scores}
+
+
+def gain(before: Sequence[float], after: Sequence[float]) -> Gain:
+    """Mean of the paired differences and its bias-corrected bootstrap interval (Efron 1987)."""
+    differences = np.asarray(after) - np.asarray(before)
+    mean, low, high = float(differences.mean()), float("nan"), float("nan")
+    if np.ptp(differences) > 0:
+        found = stats.bootstrap(
+            (differences,), np.mean, confidence_level=CONFIDENCE, n_resamples=RESAMPLES, rng=np.random.default_rng(SEED)
+        ).confidence_interval
+        low, high = float(found.low), float(found.high)
+    return Gain(mean, low, high, len(differences))

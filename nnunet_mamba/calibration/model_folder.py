@@ -1,0 +1,154 @@
+"""A trained model's cross-validation: its probabilities, the truth beside them, and the thresholds it keeps."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from nnunet_mamba import registry
+from nnunet_mamba.calibration.label_manager import count_thresholds, foreground, with_thresholds
+from nnunet_mamba.calibration.scores import over_thresholds, overlap
+
+STORED = "thresholds.json"
+STOCK_MANAGER = "LabelManager"
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    fold: str
+    probabilities: Path
+    truth: Path
+
+
+@dataclass
+class ModelFolder:
+    """`nnUNet_results/DATASET/TRAINER__PLANS__CONFIGURATION`."""
+
+    path: Path
+    dataset: str
+    plans: dict[str, Any]
+    dataset_json: dict[str, Any]
+
+    @classmethod
+    def find(cls, dataset: str, trainer: str, plans: str, configuration: str) -> ModelFolder:
+        """Raises ValueError naming what is missing."""
+        results = _folder("nnUNet_results")
+        name = maybe_convert_to_dataset_name(dataset)
+        path = results / name / f"{trainer}__{plans}__{configuration}"
+        if not (path / "plans.json").is_file():
+            others = sorted(p.parent.name for p in (results / name).glob("*__*__*/plans.json"))
+            raise ValueError(f"{path}: no trained model there. In {name}: {', '.join(others) or 'none'}")
+        return cls(path, name, *(json.loads((path / f).read_text()) for f in ("plans.json", "dataset.json")))
+
+    @property
+    def labels(self) -> LabelManager:
+        """nnU-Net's own, whatever thresholds are set"""
+        return PlansManager({**self.plans, "label_manager": STOCK_MANAGER}).get_label_manager(self.dataset_json)
+
+    def cases(self, folds: Sequence[str]) -> list[Case]:
+        """Validation cases of these folds. Raises ValueError for a fold without probabilities."""
+        truths = _folder("nnUNet_preprocessed") / self.dataset / "gt_segmentations"
+        found = []
+        for fold in folds:
+            validation = self.path / f"fold_{fold}" / "validation"
+            files = sorted(validation.glob("*.npz"))
+            if not files:
+                trainer, plans, configuration = self.path.name.split("__")
+                raise ValueError(
+                    f"{validation}: no probabilities. Write them: nnUNetv2_train {self.dataset} {configuration} {fold} "
+                    f"-tr {trainer} -p {plans} --val --npz"
+                )
+            found += [Case(f.stem, fold, f, truths / f"{f.stem}{self.dataset_json['file_ending']}") for f in files]
+        missing = [str(c.truth) for c in found if not c.truth.is_file()]
+        if missing:
+            raise ValueError(
+                f"{missing[0]}: no such file, the truth of a validation case; preprocess the dataset again"
+            )
+        return found
+
+    def finished_folds(self) -> list[str]:
+        finished = self.path.glob("fold_*/validation/summary.json")
+        return sorted(p.parent.parent.name.removeprefix("fold_") for p in finished)
+
+    def scores(self, case: Case, metric: str) -> np.ndarray:
+        """(thresholds, grid) of one case"""
+        probabilities, masks, counted = self._load(case)
+        compared = foreground(self.labels, probabilities)
+        return np.stack([over_thresholds(metric, p[counted], m[counted]) for p, m in zip(compared, masks, strict=True)])
+
+    def score(self, case: Case, metric: str, thresholds: Sequence[float]) -> float:
+        """Mean over the regions of the label map that these thresholds give"""
+        probabilities, masks, counted = self._load(case)
+        made = with_thresholds(self.labels, probabilities, thresholds)
+        values = []
+        for predicted, true in zip(_masks(self.labels, made), masks, strict=True):
+            p, t = predicted[counted], true[counted]
+            values.append(float(overlap(metric, np.asarray((p & t).sum()), np.asarray(p.sum()), int(t.sum()))))
+        return float(np.mean(values))
+
+    def _load(self, case: Case) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
+        """Probabilities (c *space), the true masks of the thresholds, and the voxels that are not ignored"""
+        with np.load(case.probabilities) as file:
+            probabilities = file["probabilities"]
+        reader = PlansManager(self.plans).image_reader_writer_class()
+        truth = reader.read_seg(str(case.truth))[0][0]
+        if truth.shape != probabilities.shape[1:]:
+            raise ValueError(f"{case.probabilities}: {probabilities.shape[1:]}, but {case.truth} is {truth.shape}")
+        manager = self.labels
+        ignored = manager.ignore_label if manager.has_ignore_label else -1
+        return probabilities, list(_masks(manager, truth)), truth != ignored
+
+    def store(self, report: dict[str, Any]) -> Path:
+        """Keep the report beside the model"""
+        target = self.path / STORED
+        _write(target, report)
+        return target
+
+    def stored(self) -> dict[str, Any]:
+        """Raises ValueError if no thresholds were chosen."""
+        source = self.path / STORED
+        if not source.is_file():
+            raise ValueError(f"{source}: no such file; choose thresholds first, without --apply or --remove")
+        return json.loads(source.read_text())
+
+    def set_label_manager(self, name: str) -> None:
+        """From now on predictions of this model use it. The plans in nnUNet_preprocessed stay as they are."""
+        self.plans["label_manager"] = name
+        _write(self.path / "plans.json", self.plans)
+
+    def apply(self, thresholds: Sequence[float]) -> str:
+        """Use thresholds in predictions; the name of the label manager that does."""
+        if len(thresholds) != count_thresholds(self.labels):
+            raise ValueError(f"{len(thresholds)} thresholds; this model has {count_thresholds(self.labels)}")
+        name = registry.thresholds_name(thresholds)
+        self.set_label_manager(name)
+        return name
+
+
+def _masks(manager: LabelManager, labels: np.ndarray) -> Iterator[np.ndarray]:
+    wanted = manager.foreground_regions if manager.has_regions else manager.foreground_labels
+    for region in wanted:
+        yield np.isin(labels, region)
+
+
+def _folder(name: str) -> Path:
+    path = os.environ.get(name)
+    if not path:
+        raise ValueError(f"the environment variable {name} is not set")
+    return Path(path)
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(json.dumps(content, indent=4) + "\n")
+    partial.replace(path)
