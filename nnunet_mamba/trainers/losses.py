@@ -23,7 +23,7 @@ TOPK_TRAINERS = {"TopK10": "nnUNetTrainerTopk10Loss", "DiceTopK10": "nnUNetTrain
 ONE_TERM = {"Dice": (1, 0), "CE": (0, 1)}
 """Weights of Dice and cross-entropy. nnU-Net's own trainer with Dice alone knows no ignore label; its sum does."""
 THIN_STEPS = 10
-"""Erosions of the soft skeleton: vessels up to twice as many voxels wide (Shit et al. 2021, section 4.2)."""
+"""Erosions of the soft skeleton: vessels up to twice as many voxels wide."""
 WEIGHT_OF_ADDED = 1.0
 SMOOTH = 1e-5
 
@@ -99,7 +99,7 @@ class _OfForeground(nn.Module):
 
 
 class ClDice(_OfForeground):
-    """1 - soft centre line Dice (Shit et al. 2021, section 3), MONAI's, of every class or region that has voxels."""
+    """1 - soft centre line Dice (Shit et al. 2021), MONAI's, of every class or region that has voxels."""
 
     def of(self, probabilities: Tensor, masks: Tensor) -> Tensor:
         b, k = masks.shape[:2]
@@ -109,7 +109,7 @@ class ClDice(_OfForeground):
 
 
 class SkeletonRecall(_OfForeground):
-    """1 - share of the thickened skeleton of the truth that is predicted (Kirchhoff et al. 2024, section 3.2).
+    """1 - share of the thickened skeleton of the truth that is predicted (Kirchhoff et al. 2024).
 
     The skeleton is exact (skimage), made thick by one voxel, and computed on the CPU from the target.
     """

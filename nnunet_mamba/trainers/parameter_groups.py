@@ -1,7 +1,7 @@
 """No weight decay on what it would pull to a meaningless zero: A_log, D and the step size's bias of the scan, norms.
 
-As in the Mamba authors' own training (Gu & Dao 2023, section E.2.1; mamba_ssm marks A_log and D, and re-initialises no
-dt bias). Convolutions and linear maps decay as nnU-Net's optimiser says.
+As the Mamba authors' own package marks A_log and D (Gu & Dao 2023, mamba_ssm: `_no_weight_decay`). Convolutions and
+linear maps decay as nnU-Net's optimiser says.
 """
 
 from __future__ import annotations
