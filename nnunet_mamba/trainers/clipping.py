@@ -24,7 +24,7 @@ def clip_large(parameters: Sequence[nn.Parameter], max_norm: float, **options: A
     gradients = [p.grad for p in parameters if p.grad is not None]
     if not gradients:
         return torch_clip(parameters, max_norm, **options)
-    largest = torch.stack([g.detach().abs().max().float() for g in gradients]).max()
+    largest = torch.stack([torch.linalg.vector_norm(g, math.inf) for g in gradients]).max()
     if not SAFE < largest < math.inf:  # squares of what is smaller can be summed; NaN and Inf are torch's to report
         return torch_clip(parameters, max_norm, **options)
     for gradient in gradients:

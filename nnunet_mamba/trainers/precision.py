@@ -25,7 +25,7 @@ FULL, HALF = "fp32", "fp16"
 def choose(device: torch.device, by_name: str | None) -> str:
     """The precision for this device, from the trainer's name or the environment variable.
 
-    Raises ValueError for an unknown one, two different ones, or one that the device lacks.
+    Raises ValueError for an unknown one, two different ones, one that the device lacks, or no such device.
     """
     asked = os.environ.get(VARIABLE) or None
     if asked is not None and asked not in PRECISIONS:
@@ -34,6 +34,8 @@ def choose(device: torch.device, by_name: str | None) -> str:
         raise ValueError(f"{VARIABLE}={asked}, but the trainer's name says _{by_name}; leave one of them out")
     chosen = by_name or asked
     if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise ValueError("torch finds no CUDA GPU; to train on the CPU: nnUNetv2_train ... -device cpu")
         has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
         if chosen == "bf16" and not has_bf16:
             raise ValueError("bf16 training: this GPU computes no bfloat16; take fp16 or fp32")

@@ -18,6 +18,7 @@ CPU, CUDA, MPS = (torch.device(kind) for kind in ("cpu", "cuda", "mps"))
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
     def has_bf16(answer: bool) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: answer)
 
     monkeypatch.delenv(precision.VARIABLE, raising=False)
@@ -53,6 +54,12 @@ def test_what_a_device_lacks_is_refused(gpu: Any, folders: Path) -> None:
         choose(CUDA, "bf16")
     with pytest.raises(ValueError, match="fp16 training on mps"):
         choose(MPS, "fp16")
+
+
+def test_no_gpu_at_all(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="torch finds no CUDA GPU; to train on the CPU: nnUNetv2_train ... -device cpu"):
+        choose(CUDA, None)
 
 
 @pytest.mark.parametrize("name", ["bf16", "fp16", "fp32"])
