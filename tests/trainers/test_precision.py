@@ -58,7 +58,7 @@ def test_what_a_device_lacks_is_refused(gpu: Any, folders: Path) -> None:
 
 def test_no_gpu_at_all(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ValueError, match="torch finds no CUDA GPU; to train on the CPU: nnUNetv2_train ... -device cpu"):
+    with pytest.raises(ValueError, match=r"no CUDA GPU; to train on the CPU: .* -device cpu"):
         choose(CUDA, None)
 
 
