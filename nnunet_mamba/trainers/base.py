@@ -76,6 +76,9 @@ class nnUNetTrainerMamba(SafeTrainer):
             deep_supervision=enable_deep_supervision,
         )
         network.check_patch(configuration_manager.patch_size)
+        if not enable_deep_supervision:  # several GPUs wait for the gradients of all that can have one
+            for head in network.decoder.seg_layers[:-1]:
+                head.requires_grad_(False)
         return network
 
     @classmethod
