@@ -1,0 +1,53 @@
+"""Distances between the surfaces of two masks, in mm: MONAI's, with the image's border as a surface and cropped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from monai.metrics.hausdorff_distance import compute_hausdorff_distance
+from monai.metrics.surface_dice import compute_surface_dice
+from monai.metrics.surface_distance import compute_average_surface_distance
+
+Spacing = Sequence[float]
+
+
+def hausdorff(percentile: float, prediction: np.ndarray, reference: np.ndarray, spacing: Spacing) -> float:
+    """Larger of the two directed percentiles of the distances between border voxels. Neither mask may be empty."""
+    pair = _cropped(prediction, reference)
+    return float(
+        compute_hausdorff_distance(*pair, include_background=True, percentile=percentile, spacing=list(spacing))
+    )
+
+
+def average(prediction: np.ndarray, reference: np.ndarray, spacing: Spacing) -> float:
+    """Mean distance of all border voxels of both masks to the other border."""
+    pair = _cropped(prediction, reference)
+    return float(
+        compute_average_surface_distance(*pair, include_background=True, symmetric=True, spacing=list(spacing))
+    )
+
+
+def surface_dice(tolerance: float, prediction: np.ndarray, reference: np.ndarray, spacing: Spacing) -> float:
+    """Share of both surfaces that lies within `tolerance` mm of the other, weighted by area."""
+    pair = _cropped(prediction, reference)
+    return float(
+        compute_surface_dice(*pair, [tolerance], include_background=True, spacing=list(spacing), use_subvoxels=True)
+    )
+
+
+def _cropped(prediction: np.ndarray, reference: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """The box around both, with a margin of one voxel that is in neither: also where a mask touches the image's end"""
+    box = bounding_box(prediction | reference)
+    first, second = (torch.from_numpy(np.pad(mask[box], 1))[None, None] for mask in (prediction, reference))
+    return first, second
+
+
+def bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
+    """Around all voxels of a mask that is not empty"""
+    box = []
+    for axis in range(mask.ndim):
+        places = np.flatnonzero(mask.any(tuple(a for a in range(mask.ndim) if a != axis)))
+        box.append(slice(int(places[0]), int(places[-1]) + 1))
+    return tuple(box)

@@ -1,0 +1,135 @@
+"""Metrics of one mask pair, each with its unit and its definition in words, and what empty masks give.
+
+Distances are MONAI's; centre lines are skimage's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from skimage.morphology import skeletonize
+
+from nnunet_mamba.evaluation.distances import average, bounding_box, hausdorff, surface_dice
+from nnunet_mamba.evaluation.lesions import lesion_scores
+
+Score = Callable[[np.ndarray, np.ndarray, Sequence[float]], float]
+"""(prediction, reference, spacing in mm) of two masks of which neither is empty"""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """`of_two`: neither mask is empty. `best`: both are; `worst`: one is (None: the user's choice of a distance)."""
+
+    name: str
+    unit: str
+    definition: str
+    of_two: Score
+    best: float
+    worst: float | None
+    whole: bool = False
+    """Whether the metric has rules of its own for empty masks."""
+
+
+@dataclass(frozen=True)
+class EmptyRule:
+    """What counts where masks are empty.
+
+    both: "best" (the best value: 1, or a distance of 0) or "nan" (the case is left out, as in nnU-Net).
+    one: distance in mm where one is empty; "nan" leaves the case out, "diagonal" is that of the image.
+    """
+
+    both: str = "best"
+    one: str = "diagonal"
+
+    def __post_init__(self) -> None:
+        if self.both not in ("best", "nan"):
+            raise ValueError(f"-both_empty {self.both}; expected best or nan")
+        if self.one not in ("nan", "diagonal") and not re.fullmatch(r"\d+(\.\d+)?", self.one):
+            raise ValueError(f"-one_empty {self.one}; expected nan, diagonal, or a distance in mm such as 374")
+
+    def value(self, metric: Metric, any_mask: bool, shape: Sequence[int], spacing: Sequence[float]) -> float:
+        """any_mask: whether one of the two is not empty"""
+        if not any_mask:
+            return metric.best if self.both == "best" else float("nan")
+        if metric.worst is not None:
+            return metric.worst
+        if self.one == "diagonal":
+            return float(np.linalg.norm(np.multiply(shape, spacing)))
+        return float(self.one)
+
+
+def score(
+    metric: Metric, prediction: np.ndarray, reference: np.ndarray, spacing: Sequence[float], rule: EmptyRule
+) -> float:
+    """One metric of two masks of the same shape."""
+    if metric.whole:
+        return metric.of_two(prediction, reference, spacing)
+    if not prediction.any() or not reference.any():
+        return rule.value(metric, bool(prediction.any() or reference.any()), prediction.shape, spacing)
+    return metric.of_two(prediction, reference, spacing)
+
+
+def find(names: Sequence[str]) -> list[Metric]:
+    """Metrics by name; NSD2 is surface Dice at 2 mm. Raises ValueError naming the known ones."""
+    found = []
+    for name in names:
+        tolerance = re.fullmatch(r"NSD(\d+(?:\.\d+)?)", name)
+        if tolerance:
+            found.append(_surface_dice(name, float(tolerance[1])))
+        elif name in METRICS:
+            found.append(METRICS[name])
+        else:
+            raise ValueError(f"metric {name!r}; expected some of {', '.join(METRICS)}, NSD1, NSD2, NSD0.5, ...")
+    return found
+
+
+def _dice(p: np.ndarray, r: np.ndarray, _: Sequence[float]) -> float:
+    return float(2 * (p & r).sum() / (p.sum() + r.sum()))
+
+
+def _iou(p: np.ndarray, r: np.ndarray, _: Sequence[float]) -> float:
+    return float((p & r).sum() / (p | r).sum())
+
+
+def _volume_difference(p: np.ndarray, r: np.ndarray, spacing: Sequence[float]) -> float:
+    return float((int(p.sum()) - int(r.sum())) * np.prod(spacing) / 1000)
+
+
+def _surface_dice(name: str, tolerance: float) -> Metric:
+    words = f"share of both surfaces within {tolerance:g} mm of the other, weighted by area (MONAI, sub-voxels)"
+    return Metric(name, "", words, partial(surface_dice, tolerance), 1.0, 0.0)
+
+
+def _cl_dice(p: np.ndarray, r: np.ndarray, _: Sequence[float]) -> float:
+    box = bounding_box(p | r)
+    p, r = p[box], r[box]
+    skeletons = [(skeletonize(mask), other) for mask, other in ((p, r), (r, p))]
+    precision, sensitivity = ((s & other).sum() / max(1, s.sum()) for s, other in skeletons)
+    return float(2 * precision * sensitivity / (precision + sensitivity)) if precision + sensitivity else 0.0
+
+
+METRICS = {
+    m.name: m
+    for m in (
+        Metric("Dice", "", "2 |P and R| / (|P| + |R|), voxels", _dice, 1.0, 0.0),
+        Metric("IoU", "", "|P and R| / |P or R|, voxels", _iou, 1.0, 0.0),
+        Metric("HD95", "mm", "larger of the two directed 95th percentiles between border voxels (MONAI); pooled or "
+               "area-weighted definitions give other numbers", partial(hausdorff, 95), 0.0, None),
+        Metric("HD", "mm", "largest distance between border voxels (MONAI)", partial(hausdorff, 100), 0.0, None),
+        Metric("ASSD", "mm", "mean distance of all border voxels of both masks to the other border (MONAI)", average,
+               0.0, None),
+        _surface_dice("NSD1", 1.0),
+        Metric("clDice", "", "harmonic mean of the shares of each mask's skeleton (skimage) that lie in the other "
+               "mask; voxels, without spacing", _cl_dice, 1.0, 0.0),
+        Metric("LesionDice", "", "mean Dice over lesions of more than 50 mm3 and false ones (0), after the rules of "
+               "BraTS 2023", partial(lesion_scores, "Dice"), 1.0, 0.0, True),
+        Metric("LesionHD95", "mm", "mean HD95 (MONAI's definition) over lesions of more than 50 mm3, 374 for missed "
+               "and false ones, after the rules of BraTS 2023", partial(lesion_scores, "HD95"), 0.0, 374.0, True),
+        Metric("VolumeDifference", "ml", "volume of the prediction less that of the reference", _volume_difference,
+               0.0, None, True),
+    )
+}  # fmt: skip
