@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -36,7 +37,9 @@ def _start(root: Path) -> subprocess.Popen[bytes]:
     }  # fmt: skip
     script = root / "train.py"
     script.write_text(TRAIN)
-    return subprocess.Popen([sys.executable, str(script)], env=environment, stdout=subprocess.DEVNULL)
+    return subprocess.Popen(
+        [sys.executable, str(script)], env=environment, stdout=subprocess.DEVNULL, start_new_session=True
+    )
 
 
 def _final(root: Path) -> dict[str, Any]:
@@ -61,7 +64,7 @@ def test_killed_again_and_again(tmp_path: Path) -> None:
             done = True
             break
         except subprocess.TimeoutExpired:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)  # its data worker too, which would wait for ever
             process.wait()
     if not done:
         assert _start(killed).wait(300) == 0
