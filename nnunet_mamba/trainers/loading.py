@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from batchgenerators.dataloading.multi_threaded_augmenter import MultiThreadedAugmenter
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 
@@ -25,6 +26,12 @@ class TracedDataLoader(nnUNetDataLoader):
         self._corners: list[list[int]] = []
         self._source = None if numbering is None else numbering.next_stream()
         self._made = 0
+
+    def set_thread_id(self, thread_id: int) -> None:
+        """Called in a worker before its first batch. One thread each: a forked process has none of its parent's, and
+        torch's matrix product would wait for them."""
+        super().set_thread_id(thread_id)
+        torch.set_num_threads(1)
 
     def get_bbox(self, *args: Any, **kwargs: Any) -> Any:
         lower, upper = super().get_bbox(*args, **kwargs)

@@ -73,6 +73,18 @@ def test_a_continued_training_is_the_uninterrupted_one(
     assert _same(whole, _continued(name))
 
 
+def test_workers_do_not_wait_for_threads_of_their_parent(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("nnUNet_mamba_seed", "7")
+    monkeypatch.setenv("nnUNet_n_proc_DA", "2")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)  # as nnUNetv2_train does on a CPU
+    try:
+        torch.randn(300, 300) @ torch.randn(300, 300)  # and its threads exist
+        assert _train("nnUNetTrainerSegMamba_1epoch_8its").current_epoch == 1
+    finally:
+        torch.set_num_threads(threads)
+
+
 def test_without_a_seed_runs_differ(dataset: Path) -> None:
     assert not _same(_train(), _train())
 
