@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,26 +17,28 @@ Spacing = Sequence[float]
 
 def hausdorff(percentile: float, prediction: np.ndarray, reference: np.ndarray, spacing: Spacing) -> float:
     """Larger of the two directed percentiles of the distances between border voxels. Neither mask may be empty."""
-    pair = _cropped(prediction, reference)
-    return float(
-        compute_hausdorff_distance(*pair, include_background=True, percentile=percentile, spacing=list(spacing))
-    )
+    return _of_masks(compute_hausdorff_distance, prediction, reference, spacing, percentile=percentile)
 
 
 def average(prediction: np.ndarray, reference: np.ndarray, spacing: Spacing) -> float:
     """Mean distance of all border voxels of both masks to the other border."""
-    pair = _cropped(prediction, reference)
-    return float(
-        compute_average_surface_distance(*pair, include_background=True, symmetric=True, spacing=list(spacing))
-    )
+    return _of_masks(compute_average_surface_distance, prediction, reference, spacing, symmetric=True)
 
 
 def surface_dice(tolerance: float, prediction: np.ndarray, reference: np.ndarray, spacing: Spacing) -> float:
     """Share of both surfaces that lies within `tolerance` mm of the other, weighted by area."""
+    options = {"class_thresholds": [tolerance], "use_subvoxels": True}
+    return _of_masks(compute_surface_dice, prediction, reference, spacing, **options)
+
+
+def _of_masks(
+    metric: Callable[..., Any], prediction: np.ndarray, reference: np.ndarray, spacing: Spacing, **options: Any
+) -> float:
+    """MONAI's metric of one pair, without its warnings about its own old arguments"""
     pair = _cropped(prediction, reference)
-    return float(
-        compute_surface_dice(*pair, [tolerance], include_background=True, spacing=list(spacing), use_subvoxels=True)
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return float(metric(*pair, include_background=True, spacing=list(spacing), **options))
 
 
 def _cropped(prediction: np.ndarray, reference: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
