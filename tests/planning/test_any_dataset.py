@@ -40,7 +40,7 @@ def fingerprints(draw: st.DrawFn) -> dict[str, Any]:
 
 @pytest.mark.slow
 @given(name=st.sampled_from(registry.planners()), fingerprint=fingerprints())
-@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 def test_every_plan_trains_within_the_budget(name: str, fingerprint: dict[str, Any]) -> None:
     planner: type[nnUNetPlannerMamba] = getattr(planners, name)
     with tempfile.TemporaryDirectory() as root, mock.patch.dict(os.environ):

@@ -12,7 +12,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_mamba.benchmarks import memory as benchmark
 from nnunet_mamba.planning.estimate import architecture_memory, budget_bytes, card_gigabytes
-from nnunet_mamba.planning.planners import nnUNetPlannerSegMamba, nnUNetPlannerSegMambaNoMamba
+from nnunet_mamba.planning.planners import nnUNetPlannerSegMamba, nnUNetPlannerSegMambaNoMamba, nnUNetPlannerUMambaBot
 from tests.planning.fingerprints import DATASET, SHAPES, write_dataset
 
 
@@ -78,7 +78,7 @@ def test_low_resolution_and_cascade_are_planned_and_plans_fill_the_budget(
 ) -> None:
     folder, sizes = dataset("large"), []
     for target in (6, 12):
-        manager = _plan(nnUNetPlannerSegMamba, folder, gpu_memory_target_in_gb=target, plans_name=f"plans{target}")
+        manager = _plan(nnUNetPlannerUMambaBot, folder, gpu_memory_target_in_gb=target, plans_name=f"plans{target}")
         assert set(manager.available_configurations) == {"2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres"}
         assert manager.get_configuration("3d_lowres").data_identifier == f"plans{target}_3d_lowres"
         assert manager.get_configuration("3d_cascade_fullres").previous_stage_name == "3d_lowres"
@@ -95,13 +95,13 @@ def test_low_resolution_and_cascade_are_planned_and_plans_fill_the_budget(
 def test_budget_too_small_for_any_plan(kind: str, dataset) -> None:
     folder = dataset(kind)
     with pytest.raises(ValueError, match=r"-gpu_memory_target 0.01: too small .* The smallest that works is") as caught:
-        _plan(nnUNetPlannerSegMamba, folder, gpu_memory_target_in_gb=0.01)
+        _plan(nnUNetPlannerUMambaBot, folder, gpu_memory_target_in_gb=0.01)
     assert not list(folder.glob("*Plans.json")), "nothing is left behind"
     smallest = float(str(caught.value).split()[-1])
-    manager = _plan(nnUNetPlannerSegMamba, folder, gpu_memory_target_in_gb=smallest)
+    manager = _plan(nnUNetPlannerUMambaBot, folder, gpu_memory_target_in_gb=smallest)
     assert manager.available_configurations
     with pytest.raises(ValueError, match="too small"):
-        _plan(nnUNetPlannerSegMamba, folder, gpu_memory_target_in_gb=smallest - 0.01)
+        _plan(nnUNetPlannerUMambaBot, folder, gpu_memory_target_in_gb=smallest - 0.01)
 
 
 @pytest.mark.parametrize(
