@@ -78,9 +78,9 @@ def test_cross_validation_prediction_and_best_configuration(hippocampus: Workspa
 
 def test_our_trainer_follows_stock_plans_and_the_stock_trainer_ours(hippocampus: Workspace) -> None:
     hippocampus.train("3d_fullres", 0, SEGMAMBA + "_1epoch_2its", "-p", STOCK)
-    hippocampus.train("3d_fullres", 0, "nnUNetTrainer_1epochs_2its", "-p", OURS)
+    hippocampus.train("3d_fullres", 0, "nnUNetTrainer_1epoch_2its", "-p", OURS)
     stock = torch.load(
-        hippocampus.model("nnUNetTrainer_1epochs_2its", OURS, "3d_fullres") / "fold_0" / "checkpoint_final.pth",
+        hippocampus.model("nnUNetTrainer_1epoch_2its", OURS, "3d_fullres") / "fold_0" / "checkpoint_final.pth",
         weights_only=False,
     )
     assert any(key.endswith("A_s_log") for key in stock["network_weights"]), "the plan names SegMamba"
