@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import nnunet_mamba
+from nnunet_mamba import trainer_names
 from nnunet_mamba.cli.stock_commands import CommandFailedError, StockCommands
 
 FOLDS = range(5)
@@ -86,8 +87,8 @@ class Demo:
 
     @property
     def trainers(self) -> list[str]:
-        suffix = f"_{self.size['epochs']}epochs_{self.size['iterations']}its"
-        return [name + suffix for name in NETWORK_TRAINERS]
+        length = {"epochs": self.size["epochs"], "iterations": self.size["iterations"]}
+        return [trainer_names.Variant(name, **length).name for name in NETWORK_TRAINERS]
 
     @property
     def commands(self) -> StockCommands:

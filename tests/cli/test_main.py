@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from nnunet_mamba import registry
 from nnunet_mamba.cli import main as cli
 from nnunet_mamba.cli import stock_commands
+from nnunet_mamba.cli.demo import Demo
 from nnunet_mamba.cli.stock_commands import CommandFailedError, StockCommands
 from nnunet_mamba.version import __version__
 
@@ -136,3 +138,10 @@ def test_missing_command_says_what_to_install(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ValueError, match=r"nnUNetv2_nonsense is not installed beside .*pip install nnunetv2"):
         stock_commands.find_command("nnUNetv2_nonsense")
+
+
+@pytest.mark.parametrize("epochs", [1, 4])
+def test_demo_trains_trainers_that_exist(tmp_path: Path, epochs: int) -> None:
+    recipe = {"cpu": {"epochs": epochs, "iterations": 2}}
+    demo = Demo(tmp_path, "Dataset004_Hippocampus", tmp_path, "cpu", recipe)
+    assert all(registry.locate(name) is not None for name in demo.trainers)
