@@ -37,6 +37,11 @@ def check_labels(labels: Mapping[str, Any], regions_class_order: list[int] | Non
             )
 
 
+def has_regions(labels: Mapping[str, Any]) -> bool:
+    """Whether nnU-Net trains on regions: some label is a list of several values"""
+    return any(isinstance(label, (list, tuple)) and len(label) > 1 for label in labels.values())
+
+
 def check_configuration(name: str, configuration: Mapping[str, Any]) -> None:
     """Raises ValueError for a plan configuration whose numbers contradict each other."""
     patch, spacing = list(configuration["patch_size"]), list(configuration["spacing"])

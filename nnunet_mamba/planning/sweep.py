@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_mamba import registry, trainer_names
+from nnunet_mamba.checks import has_regions
 from nnunet_mamba.planning.configurations import DatasetPlans, for_patch, gigabytes
 
 SETTINGS = ("patch_size", "batch_size", "foreground_oversampling", "initial_lr", "loss")
@@ -144,9 +145,8 @@ def results_table(sweep: Sweep, folders: Sequence[Path], folds: Sequence[str]) -
 
 
 def _check_loss(losses: Sequence[str | None], plans: DatasetPlans) -> None:
-    regions = any(isinstance(label, list) and len(label) > 1 for label in plans.dataset_json["labels"].values())
     refused = [loss for loss in losses if loss in trainer_names.LABELS_ONLY]
-    if regions and refused:
+    if refused and has_regions(plans.dataset_json["labels"]):
         raise ValueError(
             f"loss {', '.join(refused)}: nnU-Net has it for exclusive labels only; this dataset has regions"
         )

@@ -28,17 +28,7 @@ class nnUNetTrainerMamba(SafeTrainer):
     mamba_network: ClassVar[Network]
     mixer: ClassVar[str] = "mamba"
 
-    def __init__(
-        self,
-        plans: dict,
-        configuration: str,
-        fold: int,
-        dataset_json: dict,
-        device: torch.device = torch.device("cuda"),  # noqa: B008  nnU-Net reads this signature
-    ):
-        # before nnU-Net creates the output folder: what cannot work leaves nothing behind
-        self._check(plans, configuration, dataset_json)
-        super().__init__(plans, configuration, fold, dataset_json, device)
+    def _set_values(self) -> None:
         strides = self.configuration_manager.network_arch_init_kwargs["strides"]
         # nnU-Net gives the coarsest output the weight zero: with a single output its loss would be 0 / 0
         self.enable_deep_supervision = len(strides) > FEWEST_SUPERVISED

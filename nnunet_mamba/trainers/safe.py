@@ -65,6 +65,7 @@ class SafeTrainer(nnUNetTrainer):
         device: torch.device = torch.device("cuda"),  # noqa: B008  nnU-Net reads this signature
     ):
         # what cannot work is refused before nnU-Net creates the output folder
+        self._check(plans, configuration, dataset_json)
         self.precision = precision.choose(device, self.wanted_precision)
         self.seed = seeding.wanted_seed()
         super().__init__(plans, configuration, fold, dataset_json, device)
@@ -76,6 +77,14 @@ class SafeTrainer(nnUNetTrainer):
         self._step = _Step()
         self._norms: list[float] = []
         self._samples = 0
+        self._set_values()
+
+    @classmethod
+    def _check(cls, plans: dict, configuration: str, dataset_json: dict) -> None:
+        """Raises ValueError for what this trainer cannot train. Called before anything is written."""
+
+    def _set_values(self) -> None:
+        """Where a trainer's settings differ from nnU-Net's. The constructor's last act."""
 
     # ---------------------------------------------------------------- building
 

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from nnunet_mamba import registry, trainer_names
+from nnunet_mamba.checks import has_regions
 from nnunet_mamba.trainer_names import ADAMW, AS_RELEASED, Variant
 from nnunet_mamba.trainers import losses, networks, schedules
 from nnunet_mamba.trainers.safe import SafeTrainer
@@ -41,16 +42,13 @@ def _make(name: str, base: type[SafeTrainer], variant: Variant) -> type[SafeTrai
         accumulated_batches = variant.accumulate or 1
         patience = variant.patience
 
-        def __init__(
-            self,
-            plans: dict,
-            configuration: str,
-            fold: int,
-            dataset_json: dict,
-            device: torch.device = torch.device("cuda"),  # noqa: B008  nnU-Net reads this signature
-        ):
+        @classmethod
+        def _check(cls, plans: dict, configuration: str, dataset_json: dict) -> None:
             _check_loss(name, loss, dataset_json)
-            super().__init__(plans, configuration, fold, dataset_json, device)
+            super()._check(plans, configuration, dataset_json)
+
+        def _set_values(self) -> None:
+            super()._set_values()
             _set_values(self, variant)
 
     if loss is not None:
@@ -75,8 +73,7 @@ def _make(name: str, base: type[SafeTrainer], variant: Variant) -> type[SafeTrai
 
 def _check_loss(name: str, loss: str | None, dataset_json: dict) -> None:
     """Before anything is written. Raises ValueError."""
-    regions = any(isinstance(label, (list, tuple)) and len(label) > 1 for label in dataset_json["labels"].values())
-    if loss in trainer_names.LABELS_ONLY and regions:
+    if loss in trainer_names.LABELS_ONLY and has_regions(dataset_json["labels"]):
         raise ValueError(
             f"{name}: its loss ({loss}) is for labels that exclude each other, and this dataset has regions; take "
             "_lossDice or none"
