@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+KEPT_THERE = {"nnUNet_results": "trained models", "nnUNet_preprocessed": "its plans and preprocessed data"}
+
+
+def nnunet_folder(variable: str) -> Path:
+    """The folder an environment variable of nnU-Net names. Raises ValueError if it is not set."""
+    path = os.environ.get(variable)
+    if not path:
+        raise ValueError(f"the environment variable {variable} is not set; nnU-Net keeps {KEPT_THERE[variable]} there")
+    return Path(path)
 
 
 def check_labels(labels: Mapping[str, Any], regions_class_order: list[int] | None) -> None:

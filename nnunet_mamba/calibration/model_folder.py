@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunet_mamba import registry
 from nnunet_mamba.calibration.label_manager import count_thresholds, foreground, with_thresholds
 from nnunet_mamba.calibration.scores import over_thresholds, overlap
+from nnunet_mamba.checks import nnunet_folder
 
 STORED = "thresholds.json"
 STOCK_MANAGER = "LabelManager"
@@ -42,7 +43,7 @@ class ModelFolder:
     @classmethod
     def find(cls, dataset: str, trainer: str, plans: str, configuration: str) -> ModelFolder:
         """Raises ValueError naming what is missing."""
-        results = _folder("nnUNet_results")
+        results = nnunet_folder("nnUNet_results")
         name = maybe_convert_to_dataset_name(dataset)
         path = results / name / f"{trainer}__{plans}__{configuration}"
         if not (path / "plans.json").is_file():
@@ -50,14 +51,14 @@ class ModelFolder:
             raise ValueError(f"{path}: no trained model there. In {name}: {', '.join(others) or 'none'}")
         return cls(path, name, *(json.loads((path / f).read_text()) for f in ("plans.json", "dataset.json")))
 
-    @property
+    @cached_property
     def labels(self) -> LabelManager:
         """nnU-Net's own, whatever thresholds are set"""
         return PlansManager({**self.plans, "label_manager": STOCK_MANAGER}).get_label_manager(self.dataset_json)
 
     def cases(self, folds: Sequence[str]) -> list[Case]:
         """Validation cases of these folds. Raises ValueError for a fold without probabilities."""
-        truths = _folder("nnUNet_preprocessed") / self.dataset / "gt_segmentations"
+        truths = nnunet_folder("nnUNet_preprocessed") / self.dataset / "gt_segmentations"
         found = []
         for fold in folds:
             validation = self.path / f"fold_{fold}" / "validation"
@@ -86,15 +87,18 @@ class ModelFolder:
         compared = foreground(self.labels, probabilities)
         return np.stack([over_thresholds(metric, p[counted], m[counted]) for p, m in zip(compared, masks, strict=True)])
 
-    def score(self, case: Case, metric: str, thresholds: Sequence[float]) -> float:
-        """Mean over the regions of the label map that these thresholds give"""
+    def compare(self, case: Case, metric: str, *choices: Sequence[float]) -> list[float]:
+        """For each choice of thresholds: mean over the regions of the label map that they give"""
         probabilities, masks, counted = self._load(case)
-        made = with_thresholds(self.labels, probabilities, thresholds)
-        values = []
-        for predicted, true in zip(_masks(self.labels, made), masks, strict=True):
-            p, t = predicted[counted], true[counted]
-            values.append(float(overlap(metric, np.asarray((p & t).sum()), np.asarray(p.sum()), int(t.sum()))))
-        return float(np.mean(values))
+        means = []
+        for thresholds in choices:
+            made = with_thresholds(self.labels, probabilities, thresholds)
+            values = []
+            for predicted, true in zip(_masks(self.labels, made), masks, strict=True):
+                p, t = predicted[counted], true[counted]
+                values.append(float(overlap(metric, np.asarray((p & t).sum()), np.asarray(p.sum()), int(t.sum()))))
+            means.append(float(np.mean(values)))
+        return means
 
     def _load(self, case: Case) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
         """Probabilities (c *space), the true masks of the thresholds, and the voxels that are not ignored"""
@@ -139,13 +143,6 @@ def _masks(manager: LabelManager, labels: np.ndarray) -> Iterator[np.ndarray]:
     wanted = manager.foreground_regions if manager.has_regions else manager.foreground_labels
     for region in wanted:
         yield np.isin(labels, region)
-
-
-def _folder(name: str) -> Path:
-    path = os.environ.get(name)
-    if not path:
-        raise ValueError(f"the environment variable {name} is not set")
-    return Path(path)
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

@@ -46,6 +46,7 @@ def _choose(model, options: argparse.Namespace) -> int:
     from nnunet_mamba.calibration import choose
     from nnunet_mamba.calibration.label_manager import count_thresholds
     from nnunet_mamba.calibration.scores import DEFAULT, METRICS
+    from nnunet_mamba.evaluation.masks import masks_of
 
     if options.metric not in METRICS:
         raise ValueError(f"-metric {options.metric}; expected one of {', '.join(METRICS)}")
@@ -57,13 +58,13 @@ def _choose(model, options: argparse.Namespace) -> int:
     scores = {c.name: model.scores(c, options.metric) for c in tqdm(cases, desc="scores at all thresholds")}
     groups = choose.groups_of({c.name: c.fold for c in cases})
     honest = choose.held_out(scores, groups)
-    before, after = [], []
-    for case in tqdm(cases, desc="gain on held-out cases"):
-        before.append(model.score(case, options.metric, (DEFAULT,) * count))
-        after.append(model.score(case, options.metric, honest[case.name]))
+    half = (DEFAULT,) * count
+    progress = tqdm(cases, desc="gain on held-out cases")
+    compared = [model.compare(case, options.metric, half, honest[case.name]) for case in progress]
+    before, after = zip(*compared, strict=True)
     gain = choose.gain(before, after)
     report = {
-        "metric": options.metric, "regions": _region_names(model),
+        "metric": options.metric, "regions": list(masks_of(model.dataset_json["labels"])),
         "thresholds": choose.best_thresholds(list(scores.values())), "thresholds_of_held_out_cases": honest,
         "mean_before": sum(before) / len(before), "gain": gain.mean,
         "interval": [gain.low, gain.high] if gain.varies else None,
@@ -77,10 +78,6 @@ def _choose(model, options: argparse.Namespace) -> int:
         print("The interval is not above zero: no evidence that these thresholds are better than one half.")
     print(f"Stored in {target}. Predictions are as before; to use the thresholds: the same command with --apply")
     return 0
-
-
-def _region_names(model) -> list[str]:
-    return [name for name in model.dataset_json["labels"] if name not in ("background", "ignore")]
 
 
 def _shown(report: dict) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 from pathlib import Path
+
+from nnunet_mamba.checks import nnunet_folder
 
 SWEEPS = "sweeps"
 
@@ -54,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
         over = "" if variant in kept else "   left out: over -gpu_memory_target"
         print(f"  {variant.configuration}  {variant.trainer}  about {gigabytes(variant.memory)}{over}")
 
-    results = _results()
+    results = nnunet_folder("nnUNet_results")
     folders = [v.folder(results, plans.dataset, plans.name) for v in kept]
     kept_sweep = sweeps.Sweep(tuple(kept), made.configurations)
     failed = 0
@@ -71,13 +72,6 @@ def run(options: argparse.Namespace) -> int:
             print(shlex.join(line))
     print("\n" + sweeps.results_table(kept_sweep, folders, options.f))
     return 1 if failed else 0
-
-
-def _results() -> Path:
-    path = os.environ.get("nnUNet_results")
-    if not path:
-        raise ValueError("the environment variable nnUNet_results is not set; nnU-Net keeps trained models there")
-    return Path(path)
 
 
 def _train(root: Path, variant, fold: str, line: list[str]) -> bool:

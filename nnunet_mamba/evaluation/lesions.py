@@ -14,6 +14,7 @@ import numpy as np
 from scipy import ndimage
 
 from nnunet_mamba.evaluation.distances import hausdorff
+from nnunet_mamba.evaluation.overlaps import dice
 
 DILATIONS, SMALLEST_MM3, PENALTY_MM = 3, 50.0, 374.0
 NEIGHBOURS = ndimage.generate_binary_structure(3, 3)
@@ -56,5 +57,5 @@ def _components(mask: np.ndarray) -> tuple[np.ndarray, int]:
 
 def _score(kind: str, prediction: np.ndarray, reference: np.ndarray, spacing: Sequence[float]) -> float:
     if kind == "Dice":
-        return float(2 * (prediction & reference).sum() / (prediction.sum() + reference.sum()))
+        return dice(prediction, reference)
     return hausdorff(95, prediction, reference, spacing)

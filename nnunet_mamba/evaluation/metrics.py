@@ -15,6 +15,7 @@ from skimage.morphology import skeletonize
 
 from nnunet_mamba.evaluation.distances import average, bounding_box, hausdorff, surface_dice
 from nnunet_mamba.evaluation.lesions import lesion_scores
+from nnunet_mamba.evaluation.overlaps import dice, iou
 
 Score = Callable[[np.ndarray, np.ndarray, Sequence[float]], float]
 """(prediction, reference, spacing in mm) of two masks of which neither is empty"""
@@ -88,11 +89,11 @@ def find(names: Sequence[str]) -> list[Metric]:
 
 
 def _dice(p: np.ndarray, r: np.ndarray, _: Sequence[float]) -> float:
-    return float(2 * (p & r).sum() / (p.sum() + r.sum()))
+    return dice(p, r)
 
 
 def _iou(p: np.ndarray, r: np.ndarray, _: Sequence[float]) -> float:
-    return float((p & r).sum() / (p | r).sum())
+    return iou(p, r)
 
 
 def _volume_difference(p: np.ndarray, r: np.ndarray, spacing: Sequence[float]) -> float:
