@@ -53,25 +53,20 @@ def readable(path: Path) -> Path:
 
 
 def damage_of(path: Path) -> str | None:
-    """What is wrong with a checkpoint file, by its own checksums; None if nothing is."""
+    """What is wrong with a checkpoint file, by its own checksums and torch's reader; None if nothing is."""
     try:
         if not path.is_file():
             return "there is no such file"
-        if not zipfile.is_zipfile(path):
-            return _damage_of_old_format(path)
-        with zipfile.ZipFile(path) as archive:
-            broken = archive.testzip()
-    except (OSError, zipfile.BadZipFile, EOFError) as error:
-        return str(error) or type(error).__name__
-    return None if broken is None else f"wrong checksum of {broken}"
-
-
-def _damage_of_old_format(path: Path) -> str | None:
-    """torch's files before 1.6 are no archives and have no checksums: reading is the only test."""
-    try:
-        torch.load(path, map_location="cpu", weights_only=True)
+        archive = zipfile.is_zipfile(path)  # torch's files before 1.6 are none: reading is the only test
+        if archive:
+            with zipfile.ZipFile(path) as file:
+                broken = file.testzip()
+            if broken is not None:
+                return f"wrong checksum of {broken}"
+        # torch's reader is stricter about an archive's directory; the content is not read again
+        torch.load(path, map_location="cpu", weights_only=False, mmap=archive)
     except Exception as error:  # whatever unpickling half a file raises
-        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'unreadable'}"
+        return str(error).splitlines()[0] if str(error) else type(error).__name__
     return None
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from nnunet_mamba.trainers import checkpoint_files
@@ -75,6 +75,7 @@ def test_a_disk_without_links_gets_a_copy(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @given(share=st.floats(0, 0.999), flip=st.booleans())
+@example(share=0.9967588079417281, flip=True)  # in the archive's directory: Python reads on, torch does not
 def test_any_damage_is_noticed_or_harmless(tmp_path_factory: pytest.TempPathFactory, share: float, flip: bool) -> None:
     folder = tmp_path_factory.mktemp("damaged")
     target = folder / LATEST
