@@ -11,14 +11,15 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "nnunet_mamba"
 
 RANK = {
-    "trainer_names": -1, "version": 0, "registry": 0, "checks": 0, "ops": 0,
-    "blocks": 1, "memory": 1, "architectures": 2,
-    "planning": 3, "released": 3, "trainers": 3, "evaluation": 3, "calibration": 3,
-    "discovery": 4, "benchmarks": 4, "cli": 5,
+    "trainer_names": -1, "version": 0, "markdown": 0, "registry": 0, "checks": 0, "ops": 0,
+    "blocks": 1, "memory": 1, "datasets": 1, "architectures": 2,
+    "planning": 3, "released": 3, "trainers": 3, "evaluation": 3,
+    "calibration": 4, "discovery": 4, "benchmarks": 4, "crossval": 4, "comparison": 4, "cli": 5,
 }  # fmt: skip
 WITHOUT_NNUNET = (
     "trainer_names",
     "version",
+    "markdown",
     "registry",
     "checks",
     "ops",

@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from nnunet_mamba.calibration.scores import DEFAULT, GRID
+from nnunet_mamba.evaluation.intervals import CONFIDENCE, mean_interval
 
-CONFIDENCE, RESAMPLES, SEED = 0.95, 10_000, 0
 GROUPS = 5
 """Into so many parts the cases of a single fold are cut."""
 
@@ -70,10 +69,4 @@ def held_out(scores: Mapping[str, np.ndarray], groups: Mapping[str, str]) -> dic
 def gain(before: Sequence[float], after: Sequence[float]) -> Gain:
     """Mean of the paired differences and its bias-corrected bootstrap interval (Efron 1987)."""
     differences = np.asarray(after) - np.asarray(before)
-    mean, low, high = float(differences.mean()), float("nan"), float("nan")
-    if np.ptp(differences) > 0:
-        found = stats.bootstrap(
-            (differences,), np.mean, confidence_level=CONFIDENCE, n_resamples=RESAMPLES, rng=np.random.default_rng(SEED)
-        ).confidence_interval
-        low, high = float(found.low), float(found.high)
-    return Gain(mean, low, high, len(differences))
+    return Gain(float(differences.mean()), *mean_interval(differences), len(differences))

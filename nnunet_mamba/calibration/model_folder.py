@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
@@ -18,6 +17,7 @@ from nnunet_mamba import registry
 from nnunet_mamba.calibration.label_manager import count_thresholds, foreground, with_thresholds
 from nnunet_mamba.calibration.scores import over_thresholds, overlap
 from nnunet_mamba.checks import nnunet_folder
+from nnunet_mamba.datasets import dataset_name
 
 STORED = "thresholds.json"
 STOCK_MANAGER = "LabelManager"
@@ -44,7 +44,7 @@ class ModelFolder:
     def find(cls, dataset: str, trainer: str, plans: str, configuration: str) -> ModelFolder:
         """Raises ValueError naming what is missing."""
         results = nnunet_folder("nnUNet_results")
-        name = maybe_convert_to_dataset_name(dataset)
+        name = dataset_name(dataset)
         path = results / name / f"{trainer}__{plans}__{configuration}"
         if not (path / "plans.json").is_file():
             others = sorted(p.parent.name for p in (results / name).glob("*__*__*/plans.json"))

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import nnunet_mamba
 from nnunet_mamba import trainer_names
-from nnunet_mamba.cli.stock_commands import CommandFailedError, StockCommands
+from nnunet_mamba.crossval.commands import CommandFailedError, StockCommands, environment
+
+if TYPE_CHECKING:
+    from nnunet_mamba.crossval.study import Study
 
 FOLDS = range(5)
 NETWORK_TRAINERS = ("nnUNetTrainer", "nnUNetTrainerSegMamba")
@@ -47,18 +51,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Returns 0, or 1 when one of nnU-Net's commands failed. Raises ValueError for unusable options."""
-    source = options.data.resolve()
+    source, out = options.data.resolve(), options.out.resolve()
     dataset = _dataset_name(source)
-    from nnunet_mamba.planning.recipes import load_recipe  # nnunetv2 and torch come with it: after the quick checks
+    # nnU-Net reads these when it is imported
+    os.environ.update({name: str(out / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")})
+    from nnunet_mamba.planning.recipes import load_recipe
 
     recipe = load_recipe(options.recipe)
-    demo = Demo(source, dataset, options.out.resolve(), _device(options.device), recipe)
+    demo = Demo(source, dataset, out, _device(options.device), recipe)
     try:
-        demo.run()
+        return demo.run()
     except CommandFailedError as error:
         print(f"\nnnunet-mamba demo: {error}")
         return 1
-    return 0
 
 
 @dataclass(frozen=True)
@@ -69,16 +74,19 @@ class Demo:
     device: str
     recipe: dict[str, Any]
 
-    def run(self) -> None:
+    def run(self) -> int:
+        from nnunet_mamba.cli.crossval import run_here
+
         self.out.mkdir(parents=True, exist_ok=True)
         print(
             f"nnU-Net with SegMamba on {self.dataset}, device {self.device}, everything under {self.out}\n"
             "A run of this length shows that all parts work together; it says nothing about which network is better."
         )
         self._prepare()
-        self._train()
-        self._predict()
-        self._report()
+        failed = run_here(self.study, None)
+        if not failed:
+            self._report()
+        return failed
 
     @property
     def size(self) -> dict[str, Any]:
@@ -92,11 +100,14 @@ class Demo:
 
     @property
     def commands(self) -> StockCommands:
-        environment = {name: str(self.out / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
-        if self.device == "cpu":
-            # every further process of nnU-Net costs seconds to start; on few cores they only get in each other's way
-            environment.update(nnUNet_n_proc_DA="1", nnUNet_def_n_proc="1", nnUNet_compile="f")
-        return StockCommands(self.out, environment)
+        return StockCommands(self.out, environment(self.device))
+
+    @property
+    def study(self) -> Study:
+        from nnunet_mamba.crossval.study import Study, pair_models
+
+        models = pair_models(self.trainers, [PLANS], [self.size["configuration"]])
+        return Study(self.dataset, models, tuple(FOLDS), self.out, self.device, processes=int(PROCESSES))
 
     @property
     def raw(self) -> Path:
@@ -121,6 +132,9 @@ class Demo:
         self.commands.run(
             "convert", ["nnUNetv2_convert_MSD_dataset", "-i", str(self.source), *np], f"Convert to {self.dataset}"
         )
+        reference = self.source / "labelsTs_reference"
+        if reference.is_dir():
+            shutil.copytree(reference, self.raw / "labelsTs", dirs_exist_ok=True)
         self.commands.run(
             "fingerprint",
             ["nnUNetv2_extract_fingerprint", "-d", self.number, "--verify_dataset_integrity", *np],
@@ -128,11 +142,6 @@ class Demo:
         )
         self.commands.run("plan", ["nnUNetv2_plan_experiment", "-d", self.number], "Plan")
         self._add_configuration()
-        self.commands.run(
-            "preprocess",
-            ["nnUNetv2_preprocess", "-d", self.number, "-c", self.size["configuration"], *np],
-            "Preprocess",
-        )
 
     def _add_configuration(self) -> None:
         from nnunet_mamba.planning.recipes import shrunk_configuration
@@ -152,72 +161,22 @@ class Demo:
             f"widths {added['architecture']['arch_kwargs']['features_per_stage']}"
         )
 
-    def _train(self) -> None:
-        for count, (trainer, fold) in enumerate(((t, f) for t in self.trainers for f in FOLDS), 1):
-            self.commands.run(
-                f"train_{trainer}_{fold}",
-                ["nnUNetv2_train", self.number, self.size["configuration"], str(fold), "-tr", trainer, "-device",
-                 self.device, "--npz", "--c"],
-                f"Train {trainer}, fold {fold} ({count} of {len(self.trainers) * len(FOLDS)})",
-            )  # fmt: skip
-
-    def _predict(self) -> None:
-        self.commands.run(
-            "find_best",
-            ["nnUNetv2_find_best_configuration", self.number, "-c", self.size["configuration"], "-tr", *self.trainers,
-             "-np", PROCESSES],
-            "Find the best network or ensemble",
-        )  # fmt: skip
-        best = self._best()
-        members = best["selected_model_or_models"]
-        folders = []
-        for model in members:
-            folder = self.out / "predictions" / model["trainer"]
-            folders.append(str(folder))
-            self.commands.run(
-                f"predict_{model['trainer']}",
-                ["nnUNetv2_predict", "-d", self.number, "-i", str(self.raw / "imagesTs"), "-o", str(folder), "-tr",
-                 model["trainer"], "-c", model["configuration"], "-p", model["plans_identifier"], "-f",
-                 *map(str, FOLDS), "-device", self.device, *(["--save_probabilities"] if len(members) > 1 else [])],
-                f"Predict the unseen cases with {model['trainer']}",
-            )  # fmt: skip
-        predicted = folders[0]
-        if len(members) > 1:
-            predicted = str(self.out / "predictions" / "ensemble")
-            self.commands.run(
-                "ensemble", ["nnUNetv2_ensemble", "-i", *folders, "-o", predicted, "-np", PROCESSES], "Ensemble"
-            )
-        self.commands.run(
-            "postprocess",
-            ["nnUNetv2_apply_postprocessing", "-i", predicted, "-o", str(self.final), "-pp_pkl_file",
-             best["postprocessing_file"], "-np", PROCESSES, "-plans_json", best["some_plans_file"], "-dataset_json",
-             str(self.raw / "dataset.json")],
-            "Apply the postprocessing",
-        )  # fmt: skip
-
-    @property
-    def final(self) -> Path:
-        return self.out / "predictions" / "final"
-
-    def _best(self) -> dict[str, Any]:
-        information = json.loads((self.results / "inference_information.json").read_text(encoding="utf-8"))
-        return information["best_model_or_ensemble"]
-
     def _report(self) -> None:
+        from nnunet_mamba.crossval.steps import chosen, predictions
         from nnunet_mamba.evaluation.overlay import draw_overlay
 
-        reference = self.source / "labelsTs_reference"
-        scores = self._evaluate(reference) if reference.is_dir() else {}
         information = json.loads((self.results / "inference_information.json").read_text(encoding="utf-8"))
         rows = [(_readable(name), score) for name, score in information["all_results"].items()]
         width = max(60, *(len(name) for name, _ in rows))
         print("\nMean foreground Dice\n  cross-validation, 5 folds")
         for name, score in rows:
             print(f"    {name:<{width}} {score:.3f}")
-        best = information["best_model_or_ensemble"]
-        chosen = " + ".join(m["trainer"] for m in best["selected_model_or_models"])
-        print(f"    {'chosen, after postprocessing: ' + chosen:<{width}} {best['result_on_crossval_post_pp']:.3f}")
-        images, labels, predictions = self.raw / "imagesTs", reference, self.final
+        best = chosen(self.study)
+        members = " + ".join(m["trainer"] for m in best["selected_model_or_models"])
+        print(f"    {'chosen, after postprocessing: ' + members:<{width}} {best['result_on_crossval_post_pp']:.3f}")
+        final, labels = predictions(self.study, "chosen"), self.raw / "labelsTs"
+        images, predicted = self.raw / "imagesTs", final
+        scores = self._unseen_scores() if labels.is_dir() else {}
         if scores:
             print(f"  {len(scores)} unseen cases, chosen and postprocessed")
             for case, score in sorted(scores.items()):
@@ -225,31 +184,23 @@ class Demo:
             ordered = sorted(scores, key=scores.__getitem__)
             shown = ordered[len(ordered) // 2]
         else:
-            print(f"  unseen cases: not scored, no labels in {reference}")
-            folder = Path(best["postprocessing_file"]).parent
-            images, labels, predictions = self.raw / "imagesTr", self.raw / "labelsTr", folder
-            shown = sorted(p.name for p in folder.glob("*.nii.gz"))[0].removesuffix(".nii.gz")
+            print(f"  unseen cases: not scored, no labels in {self.source / 'labelsTs_reference'}")
+            predicted = Path(best["postprocessing_file"]).parent
+            images, labels = self.raw / "imagesTr", self.raw / "labelsTr"
+            shown = sorted(p.name for p in predicted.glob("*.nii.gz"))[0].removesuffix(".nii.gz")
         picture = self.out / "overlay.png"
         draw_overlay(
-            images / f"{shown}_0000.nii.gz", labels / f"{shown}.nii.gz", predictions / f"{shown}.nii.gz", picture
+            images / f"{shown}_0000.nii.gz", labels / f"{shown}.nii.gz", predicted / f"{shown}.nii.gz", picture
         )
-        print(f"\nPicture of {shown}, prediction against truth: {picture}\nPredictions: {self.final}")
+        print(f"\nPicture of {shown}, prediction against truth: {picture}\nPredictions: {final}")
 
-    def _evaluate(self, reference: Path) -> dict[str, float]:
+    def _unseen_scores(self) -> dict[str, float]:
         """Mean foreground Dice per unseen case."""
-        summary = self.out / "predictions" / "summary.json"
-        self.commands.run(
-            "evaluate",
-            ["nnUNetv2_evaluate_folder", str(reference), str(self.final), "-djfile", str(self.raw / "dataset.json"),
-             "-pfile", self._best()["some_plans_file"], "-o", str(summary), "-np", PROCESSES],
-            "Evaluate the unseen cases",
-        )  # fmt: skip
-        cases = json.loads(summary.read_text(encoding="utf-8"))["metric_per_case"]
-        scores = {}
-        for case in cases:
-            dice = [m["Dice"] for m in case["metrics"].values() if m["Dice"] == m["Dice"]]
-            scores[Path(case["prediction_file"]).name.removesuffix(".nii.gz")] = sum(dice) / max(1, len(dice))
-        return scores
+        import pandas as pd
+
+        scores = pd.read_csv(self.out / "comparison_unseen" / "scores.csv")
+        of_chosen = scores[(scores["model"] == "chosen") & (scores["mask"] != "all masks")]
+        return {str(case): float(dice) for case, dice in of_chosen.groupby("case")["Dice"].mean().items()}
 
 
 def _readable(identifier: str) -> str:

@@ -17,6 +17,8 @@ VERBS = {
     "convert": "turn a downloaded dataset (ASOCA, BraTS, ...) into a checked dataset in nnU-Net's raw format",
     "plan-from-recipe": "merge what a paper or report used into a dataset's plans, checked, with a preview",
     "sweep": "derive, list and run a grid of patch, batch, oversampling, learning rate and loss",
+    "crossval": "cross-validate several models through nnU-Net's commands, here or on a cluster, and compare them",
+    "compare": "compare models on the same cases: intervals, tests, costs and pictures, as a page to send",
     "evaluate": "score predictions: overlap, distances, centre lines, lesions, per label or region",
     "calibrate": "choose a model's thresholds on its cross-validation, and use them in its predictions",
     "bench": "measure our operators and networks beside other implementations, each checked against the reference",

@@ -76,7 +76,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _train(root: Path, variant, fold: str, line: list[str]) -> bool:
     """Whether it ended well. A failure is reported and the others go on."""
-    from nnunet_mamba.cli.stock_commands import CommandFailedError, StockCommands
+    from nnunet_mamba.crossval.commands import CommandFailedError, StockCommands
 
     step = f"{variant.trainer}__{variant.configuration}__fold_{fold}"
     (root / "steps" / f"{step}.done").unlink(missing_ok=True)  # asked for because its result is not there

@@ -11,6 +11,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -56,16 +57,41 @@ def _with_our_names(original: Callable[..., Any]) -> Callable[..., Any]:
         place = registry.locate(class_name)
         if place is not None:
             return load(place)
-        refused = refusal(folder, class_name)
-        if refused is not None:
-            raise ValueError(f"{class_name}: {refused}. All suffixes: nnunet-mamba list --trainers")
-        meant = suggestion(folder, class_name)
-        if meant is not None:
-            raise ValueError(f"{class_name!r} is not known to nnU-Net or to nnunet_mamba. Did you mean {meant}?")
+        _refuse(folder, class_name)
         return original(folder, class_name, *args, **kwargs)
 
     recursive_find_python_class.knows_nnunet_mamba = True  # type: ignore[attr-defined]
     return recursive_find_python_class
+
+
+def check_trainer(class_name: str) -> None:
+    """Raises ValueError for a trainer that neither we nor nnU-Net know. Imports no trainer."""
+    if registry.locate(class_name) is not None:
+        return
+    folder = str(Path(_spec_origin("nnunetv2")).parent / "training" / TRAINER_FOLDER)
+    _refuse(folder, class_name)
+    if not any(_defines(path, class_name) for path in _searched(folder)):
+        raise ValueError(
+            f"{class_name!r} is not known to nnU-Net or to nnunet_mamba; ours: {', '.join(registry.trainers())}, with "
+            "the suffixes of nnunet-mamba list --trainers"
+        )
+
+
+def _spec_origin(package: str) -> str:
+    spec = find_spec(package)
+    assert spec is not None
+    assert spec.origin is not None
+    return spec.origin
+
+
+def _refuse(folder: str, class_name: str) -> None:
+    """Raises ValueError for a name that is nearly one of ours."""
+    refused = refusal(folder, class_name)
+    if refused is not None:
+        raise ValueError(f"{class_name}: {refused}. All suffixes: nnunet-mamba list --trainers")
+    meant = suggestion(folder, class_name)
+    if meant is not None:
+        raise ValueError(f"{class_name!r} is not known to nnU-Net or to nnunet_mamba. Did you mean {meant}?")
 
 
 def refusal(folder: str, class_name: str) -> str | None:

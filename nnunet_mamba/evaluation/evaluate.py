@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from nnunet_mamba import markdown
 from nnunet_mamba.evaluation import metrics
 from nnunet_mamba.evaluation.masks import masks_of, read_pair
 from nnunet_mamba.evaluation.metrics import EmptyRule
@@ -117,13 +118,12 @@ def as_markdown(table: pd.DataFrame, asked: Question) -> str:
     """Means with standard deviations, a row per mask."""
     whole, found = summary(table), metrics.find(asked.metrics)
     head = ["mask", *(f"{m.name}{f' in {m.unit}' if m.unit else ''}" for m in found), "cases"]
-    rows = [head, ["---"] * len(head)]
+    rows = []
     for mask in asked.masks:
         cells = [f"{whole.loc[mask, ('mean', m.name)]:.4g} ± {whole.loc[mask, ('std', m.name)]:.3g}" for m in found]
         counts = {int(whole.loc[mask, ("cases", m.name)]) for m in found}
         rows.append([mask, *cells, " to ".join(str(c) for c in sorted(counts))])
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([*lines, "", *(f"{m.name}: {m.definition}" for m in found)])
+    return "\n".join([markdown.table(head, rows), "", *(f"{m.name}: {m.definition}" for m in found)])
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

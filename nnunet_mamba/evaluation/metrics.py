@@ -96,6 +96,10 @@ def _iou(p: np.ndarray, r: np.ndarray, _: Sequence[float]) -> float:
     return iou(p, r)
 
 
+def _volume(p: np.ndarray, _: np.ndarray, spacing: Sequence[float]) -> float:
+    return float(int(p.sum()) * np.prod(spacing) / 1000)
+
+
 def _volume_difference(p: np.ndarray, r: np.ndarray, spacing: Sequence[float]) -> float:
     return float((int(p.sum()) - int(r.sum())) * np.prod(spacing) / 1000)
 
@@ -130,6 +134,7 @@ METRICS = {
                "BraTS 2023", partial(lesion_scores, "Dice"), 1.0, 0.0, True),
         Metric("LesionHD95", "mm", "mean HD95 (MONAI's definition) over lesions of more than 50 mm3, 374 for missed "
                "and false ones, after the rules of BraTS 2023", partial(lesion_scores, "HD95"), 0.0, 374.0, True),
+        Metric("Volume", "ml", "volume of the prediction", _volume, 0.0, None, True),
         Metric("VolumeDifference", "ml", "volume of the prediction less that of the reference", _volume_difference,
                0.0, None, True),
     )

@@ -11,9 +11,9 @@ from typing import Any
 
 from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
 from nnunetv2.paths import nnUNet_preprocessed
-from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from nnunet_mamba.datasets import dataset_name
 from nnunet_mamba.planning.estimate import architecture_memory, card_gigabytes
 
 AXES = "zyx"
@@ -36,10 +36,7 @@ class DatasetPlans:
         """The first of these plans that is there. Raises ValueError naming what is and the command that makes them."""
         if nnUNet_preprocessed is None:
             raise ValueError("the environment variable nnUNet_preprocessed is not set; nnU-Net keeps its plans there")
-        try:
-            dataset = maybe_convert_to_dataset_name(dataset_id)
-        except RuntimeError as error:
-            raise ValueError(f"-d {dataset_id}: {str(error).splitlines()[0]}") from None
+        dataset = dataset_name(dataset_id)
         folder = Path(nnUNet_preprocessed) / dataset
         path = next((p for name in names if (p := folder / f"{name}.json").is_file()), None)
         if path is None:

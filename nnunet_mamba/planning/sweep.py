@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nnunet_mamba import registry, trainer_names
+from nnunet_mamba import markdown, registry, trainer_names
 from nnunet_mamba.checks import has_regions
 from nnunet_mamba.planning.configurations import DatasetPlans, for_patch, gigabytes
 
@@ -140,8 +140,7 @@ def results_table(sweep: Sweep, folders: Sequence[Path], folds: Sequence[str]) -
         cells = [*shown, gigabytes(variant.memory), *(_number(s) for s in scores), _number(mean)]
         rows.append((mean if mean is not None else -1.0, cells))
     head = [*varied, "memory", *(f"fold {fold}" for fold in folds), "mean Dice"]
-    lines = [head, ["---"] * len(head), *(cells for _, cells in sorted(rows, key=lambda row: -row[0]))]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+    return markdown.table(head, [cells for _, cells in sorted(rows, key=lambda row: -row[0])])
 
 
 def _check_loss(losses: Sequence[str | None], plans: DatasetPlans) -> None:

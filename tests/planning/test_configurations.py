@@ -30,7 +30,7 @@ def plans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DatasetPlans:
     (folder / "nnUNetPlans.json").write_text(json.dumps(made))
     (folder / "dataset.json").write_text(json.dumps(DATASET_JSON))
     monkeypatch.setattr(configurations, "nnUNet_preprocessed", str(tmp_path))
-    monkeypatch.setattr(configurations, "maybe_convert_to_dataset_name", lambda name: DATASET)
+    monkeypatch.setattr(configurations, "dataset_name", lambda name: DATASET)
     return DatasetPlans.load(999, "nnUNetPlans")
 
 

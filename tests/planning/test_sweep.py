@@ -11,8 +11,8 @@ import pytest
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_mamba import registry
-from nnunet_mamba.cli import stock_commands
 from nnunet_mamba.cli.main import main
+from nnunet_mamba.crossval import commands as stock_commands
 from nnunet_mamba.planning.configurations import DatasetPlans
 from nnunet_mamba.planning.estimate import card_gigabytes
 from nnunet_mamba.planning.sweep import EXAMPLE, KEYS, derive, load_grid

@@ -4,22 +4,36 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+try:
+    import fcntl
+except ImportError:  # Windows: two that do the same at once are not noticed there
+    fcntl = None
+
 SHOWN_LINES_OF_FAILURE = 15
+ON_A_CPU = {"nnUNet_n_proc_DA": "1", "nnUNet_def_n_proc": "1", "nnUNet_compile": "f"}
+"""Every further process of nnU-Net costs seconds to start; on few cores they only get in each other's way."""
 GIST = re.compile(r"Epoch \d+|Pseudo dice|Mean Validation Dice|\bpredicting\b", re.IGNORECASE)
 TIMESTAMP = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+: ")
 
 
 class CommandFailedError(RuntimeError):
     """A command of nnU-Net ended with an error; the message ends with its last lines."""
+
+
+def environment(device: str) -> dict[str, str]:
+    """Variables for nnU-Net on this device; what the user has set stays."""
+    return {name: os.environ.get(name, value) for name, value in ON_A_CPU.items()} if device == "cpu" else {}
 
 
 @dataclass(frozen=True)
@@ -31,6 +45,8 @@ class StockCommands:
 
     root: Path
     environment: dict[str, str]
+    inherited: tuple[int, ...] = ()
+    """File descriptors that the commands keep open, locks for instance."""
 
     def run(self, step: str, command: Sequence[str], title: str) -> None:
         """Run `command` unless the marker of `step` says that exactly this command has succeeded before.
@@ -38,25 +54,33 @@ class StockCommands:
         Raises CommandFailedError when it ends with an error; a Ctrl-C reaches the command and its workers too.
         """
         marker = self.root / "steps" / f"{step}.done"
-        line = " ".join(command)
+        line = shlex.join(command)
         if marker.is_file() and marker.read_text(encoding="utf-8") == line:
             print(f"{title}: done before", flush=True)
             return
         print(f"{title}\n    $ {line}", flush=True)
+        seconds = self.execute(step, command)
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        marker.write_text(line, encoding="utf-8")
+        print(f"    {seconds:.0f} s", flush=True)
+
+    def execute(self, step: str, command: Sequence[str], prefix: str = "") -> float:
+        """Run `command`, whatever was done before, and return its seconds; `prefix` begins the lines on the screen.
+
+        Raises CommandFailedError when it ends with an error.
+        """
         log = self.root / "logs" / f"{step}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        marker.parent.mkdir(parents=True, exist_ok=True)
         start = time.monotonic()
-        code = self._stream(command, log)
+        code = self._stream(command, log, prefix)
         if code != 0:
             tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-SHOWN_LINES_OF_FAILURE:]
             raise CommandFailedError(
                 f"{command[0]} ended with exit code {code}. Last lines of {log}:\n    " + "\n    ".join(tail)
             )
-        marker.write_text(line, encoding="utf-8")
-        print(f"    {time.monotonic() - start:.0f} s", flush=True)
+        return time.monotonic() - start
 
-    def _stream(self, command: Sequence[str], log: Path) -> int:
+    def _stream(self, command: Sequence[str], log: Path, prefix: str) -> int:
         process = subprocess.Popen(
             [find_command(command[0]), *command[1:]],
             stdout=subprocess.PIPE,
@@ -66,21 +90,57 @@ class StockCommands:
             errors="replace",
             env={**os.environ, **self.environment},
             start_new_session=True,
+            pass_fds=self.inherited,
         )
         assert process.stdout is not None
+        _RUNNING.add(process)
         try:
             with log.open("w", encoding="utf-8") as file:
                 for line in process.stdout:
                     file.write(line)
                     file.flush()
                     if GIST.search(line):
-                        print("      " + _short(line), flush=True)
+                        print(f"      {prefix}{_short(line)}", flush=True)
             return process.wait()
         except BaseException:
-            # the whole session: nnU-Net's data workers would outlive their parent otherwise
-            os.killpg(process.pid, signal.SIGTERM)
-            process.wait()
+            _end(process)
             raise
+        finally:
+            _RUNNING.discard(process)
+
+
+_RUNNING: set[subprocess.Popen[str]] = set()
+
+
+def end_running() -> None:
+    """End every command that other threads wait for; they see it fail."""
+    for process in list(_RUNNING):
+        _end(process)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    # the whole session: nnU-Net's data workers would outlive their parent otherwise
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    process.wait()
+
+
+@contextmanager
+def exclusive(path: Path, what: str) -> Iterator[tuple[int, ...]]:
+    """Hold the lock `path`, and give the descriptor with which commands hold it too, should they outlive us.
+
+    Raises ValueError if somebody else holds it.
+    """
+    if fcntl is None:
+        yield ()
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ValueError(f"{what}: another process is at it, perhaps one left over; it holds {path}") from None
+        yield (file.fileno(),)
 
 
 def _short(line: str) -> str:

@@ -1,0 +1,90 @@
+"""`nnunet-mamba compare`: models on the same cases, with intervals, tests, costs and pictures, as a page to send."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from nnunet_mamba.checks import nnunet_folder
+from nnunet_mamba.cli.evaluate import DEFAULT_METRICS
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("models", nargs="+", metavar="MODEL", help="TRAINER__PLANS__CONFIGURATION among the dataset's "
+                        "results, or a path to one; with -ref, folders of predictions")  # fmt: skip
+    parser.add_argument("-d", required=True, metavar="DATASET", help="dataset id or name")
+    parser.add_argument("-f", nargs="+", type=int, metavar="FOLD", help="folds; default: all that have finished")
+    parser.add_argument("-ref", type=Path, metavar="DIR", help="compare folders of predictions with these references")
+    parser.add_argument("-images", type=Path, metavar="DIR", help="with -ref: images of these cases, to look at")
+    parser.add_argument("-metrics", nargs="+", default=list(DEFAULT_METRICS), metavar="NAME", help="as of nnunet-mamba "
+                        f"evaluate; the first decides; default: {' '.join(DEFAULT_METRICS)}")  # fmt: skip
+    parser.add_argument(
+        "-both_empty", default="best", metavar="RULE", help="as of nnunet-mamba evaluate; default: best"
+    )
+    parser.add_argument("-one_empty", default="diagonal", metavar="RULE", help="default: diagonal")
+    parser.add_argument("-test", default="permutation", help="permutation or wilcoxon: whose p-values are corrected; "
+                        "default: permutation")  # fmt: skip
+    parser.add_argument("-cohorts", type=Path, metavar="FILE.csv", help="columns case and cohort, patient or both; "
+                        "default: cases.csv in the raw dataset, if it is there")  # fmt: skip
+    parser.add_argument("-o", type=Path, metavar="DIR", help="default: comparison in the dataset's folder of results")
+    parser.add_argument("-np", type=int, default=1, metavar="N", help="processes; default: 1")
+    parser.add_argument("--allow_missing", action="store_true", help="compare the cases that all models have")
+    parser.epilog = """Writes report.html (one file, to send), report.md with pictures, scores.csv.
+
+example: nnunet-mamba compare -d 4 nnUNetTrainerSegMamba__nnUNetPlans__2d nnUNetTrainer__nnUNetPlans__2d"""
+
+
+def run(options: argparse.Namespace) -> int:
+    """Returns 0. Raises ValueError for models that cannot be compared."""
+    from nnunet_mamba.comparison import candidates as found
+    from nnunet_mamba.comparison.cases import FILE, Groups, read_groups
+    from nnunet_mamba.comparison.compare import Inputs, compare
+    from nnunet_mamba.comparison.differences import TESTS
+    from nnunet_mamba.comparison.report import write_html, write_markdown
+    from nnunet_mamba.datasets import dataset_name
+    from nnunet_mamba.evaluation.evaluate import question
+    from nnunet_mamba.evaluation.metrics import EmptyRule
+
+    if options.np < 1:
+        raise ValueError(f"-np {options.np}; expected a number of processes")
+    if options.test not in TESTS:
+        raise ValueError(f"-test {options.test}; expected {' or '.join(TESTS)}")
+    dataset = dataset_name(options.d)
+    results, raw = nnunet_folder("nnUNet_results") / dataset, nnunet_folder("nnUNet_raw") / dataset
+    preprocessed = nnunet_folder("nnUNet_preprocessed") / dataset
+    description = next((f / "dataset.json" for f in (raw, preprocessed) if (f / "dataset.json").is_file()), None)
+    if description is None:
+        raise ValueError(f"{raw / 'dataset.json'}: no such file")
+    dataset_json = json.loads(description.read_text(encoding="utf-8"))
+    asked = question(dataset_json, options.metrics, EmptyRule(options.both_empty, options.one_empty))
+    ending = dataset_json["file_ending"]
+    if options.ref is None:
+        given = [found.from_model(_model(results, name), options.f) for name in options.models]
+        truth, images = preprocessed / "gt_segmentations", raw / "imagesTr"
+    else:
+        given = [found.from_folder(Path(name), ending) for name in options.models]
+        truth, images = options.ref, options.images
+    models = found.with_short_names(given)
+    references = _files(truth, ending, "")
+    cases = found.common_cases(models, references, options.allow_missing)
+    table = options.cohorts or (raw / FILE if (raw / FILE).is_file() else None)
+    groups = Groups() if table is None else read_groups(table, cases)
+    out = (options.o or results / "comparison").resolve()
+    pictures = {} if images is None else _files(images, ending, "_0000")
+    inputs = Inputs(dataset, models, references, pictures, cases, groups, asked, options.test, out.parent / "energy")
+    report = compare(inputs, out, options.np)
+    write_markdown(report, out / "report.md")
+    write_html(report, out / "report.html")
+    print((out / "report.md").read_text(encoding="utf-8").split("\n## Definitions")[0].split("\n## Cases")[0])
+    print(f"\nReport, one file to send: {out / 'report.html'}\nEvery score: {out / 'scores.csv'}")
+    return 0
+
+
+def _model(results: Path, name: str) -> Path:
+    return Path(name) if Path(name).is_dir() else results / name
+
+
+def _files(folder: Path, ending: str, channel: str) -> dict[str, Path]:
+    return {p.name.removesuffix(channel + ending): p for p in sorted(folder.glob(f"*{channel}{ending}"))}

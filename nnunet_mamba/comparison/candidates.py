@@ -1,0 +1,116 @@
+"""What is compared: models that were cross-validated, or folders of predictions of the same cases."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Case -> predicted file; for cross-validated models also case -> fold, and the model's folder.
+
+    source: where it comes from, in words, whatever its name is shortened to.
+    """
+
+    name: str
+    predictions: Mapping[str, Path]
+    folds: Mapping[str, int]
+    model: Path | None = None
+    source: str = ""
+
+
+def from_model(folder: Path, folds: Sequence[int] | None) -> Candidate:
+    """Predictions of every case by the fold that was not trained on it.
+
+    folds: None for all that have finished. Raises ValueError for unfinished folds and for a case in two of them.
+    """
+    if not (folder / "dataset.json").is_file():
+        others = sorted(p.parent.name for p in folder.parent.glob("*__*__*/plans.json"))
+        raise ValueError(f"{folder}: no trained model there. Beside it: {', '.join(others) or 'none'}")
+    ending = _json(folder / "dataset.json")["file_ending"]
+    numbers = finished_folds(folder) if folds is None else list(folds)
+    if not numbers:
+        raise ValueError(f"{folder}: no fold has finished its validation")
+    predictions: dict[str, Path] = {}
+    origin: dict[str, int] = {}
+    for number in numbers:
+        validation = folder / f"fold_{number}" / "validation"
+        if not (validation / "summary.json").is_file():
+            raise ValueError(
+                f"{folder.name}: fold {number} has not finished its validation; finished: "
+                f"{' '.join(map(str, finished_folds(folder))) or 'none'}"
+            )
+        for path in sorted(validation.glob(f"*{ending}")):
+            case = path.name.removesuffix(ending)
+            if case in origin:
+                raise ValueError(f"{folder.name}: case {case} is validated in folds {origin[case]} and {number}")
+            predictions[case], origin[case] = path, number
+    return Candidate(folder.name, predictions, origin, folder, folder.name)
+
+
+def from_folder(folder: Path, ending: str) -> Candidate:
+    """A folder of label maps. Raises ValueError if there are none."""
+    files = {p.name.removesuffix(ending): p for p in sorted(folder.glob(f"*{ending}"))}
+    if not files:
+        raise ValueError(f"{folder}: no *{ending} files there")
+    return Candidate(folder.name, files, {}, source=str(folder))
+
+
+def finished_folds(model: Path) -> list[int]:
+    names = [p.parent.parent.name.removeprefix("fold_") for p in model.glob("fold_*/validation/summary.json")]
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
+def with_short_names(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Without what is the same in all of nnU-Net's names: plans, configuration, suffixes of the trainer.
+
+    Raises ValueError if two have the same name.
+    """
+    if len({c.name for c in candidates}) < len(candidates):
+        raise ValueError(f"{', '.join(c.name for c in candidates)}: every candidate needs a name of its own")
+    models = {c.name: c.name.split("__") for c in candidates if c.name.count("__") == 2}
+    suffix = _common_suffix([trainer for trainer, _, _ in models.values()])
+    differing = [i for i in (1, 2) if len({parts[i] for parts in models.values()}) > 1]
+    short = {n: "__".join([p[0].removesuffix(suffix), *(p[i] for i in differing)]) for n, p in models.items()}
+    names = [short.get(c.name, c.name) for c in candidates]
+    if len(set(names)) < len(names):
+        return list(candidates)
+    return [replace(c, name=name) for c, name in zip(candidates, names, strict=True)]
+
+
+def _common_suffix(trainers: Sequence[str]) -> str:
+    """Of the parts between underscores, never the first; "" for a single trainer"""
+    if len(set(trainers)) < 2:
+        return ""
+    tokens = [t.split("_")[1:] for t in trainers]
+    count = 0
+    while all(len(t) > count for t in tokens) and len({t[-1 - count] for t in tokens}) == 1:
+        count += 1
+    return "".join(f"_{token}" for token in tokens[0][len(tokens[0]) - count :])
+
+
+def common_cases(candidates: Sequence[Candidate], references: Mapping[str, Path], allow_missing: bool) -> list[str]:
+    """Cases that all candidates predict and that have a reference.
+
+    Raises ValueError if a candidate lacks some of them, unless that is allowed, and if none is left.
+    """
+    everything = set().union(*(c.predictions for c in candidates))
+    without = sorted(everything - set(references))
+    lacking = {c.name: sorted((everything & set(references)) - set(c.predictions)) for c in candidates}
+    wrong = [f"{name} lacks {len(cases)} cases, {cases[0]} for instance" for name, cases in lacking.items() if cases]
+    if without:
+        wrong.append(f"{len(without)} predicted cases have no reference, {without[0]} for instance")
+    if wrong and not allow_missing:
+        raise ValueError(f"{'; '.join(wrong)}. A comparison is of the same cases; to leave others out: --allow_missing")
+    common = sorted(everything.intersection(references, *(c.predictions for c in candidates)))
+    if not common:
+        raise ValueError(f"{', '.join(c.name for c in candidates)} have no case in common")
+    return common
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))

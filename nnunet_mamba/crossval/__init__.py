@@ -1,0 +1,9 @@
+"""Whole cross-validations of several models through nnU-Net's own commands, on this machine or on a SLURM cluster.
+
+study.py     which models, folds and folders
+evidence.py  what shows that a step is done
+steps.py     nnU-Net's commands that are needed, and what each waits for
+commands.py  running one command
+local.py     running all of them here, one per GPU
+slurm.py     submitting them as jobs
+"""

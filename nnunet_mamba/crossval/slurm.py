@@ -1,0 +1,177 @@
+"""A study as jobs of a SLURM cluster, submitted through submitit: one per fold, and the rest when these have ended.
+
+A training that reaches its time limit or is preempted goes back into the queue and continues from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nnunet_mamba.crossval import local
+from nnunet_mamba.crossval.commands import CommandFailedError
+from nnunet_mamba.crossval.steps import Step, first_half, second_half
+from nnunet_mamba.crossval.study import Study
+
+JOBS = "jobs.json"
+ENDED = (
+    "COMPLETED",
+    "FAILED",
+    "CANCELLED",
+    "TIMEOUT",
+    "OUT_OF_MEMORY",
+    "NODE_FAIL",
+    "BOOT_FAIL",
+    "DEADLINE",
+    "UNKNOWN",
+)
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a job asks of the cluster. Hours, GB, cores."""
+
+    hours: float
+    memory_gb: int
+    cores: int
+    partition: str | None = None
+    more: tuple[tuple[str, str], ...] = ()
+    """Further options of sbatch, such as ("account", "radiology")."""
+
+    def parameters(self, trains: bool) -> dict[str, Any]:
+        """For submitit; only what trains or predicts takes a GPU"""
+        chosen: dict[str, Any] = {
+            "timeout_min": max(1, round(60 * self.hours)), "slurm_mem": f"{self.memory_gb}GB",
+            "cpus_per_task": self.cores, "slurm_additional_parameters": dict(self.more),
+        }  # fmt: skip
+        if trains:
+            chosen["slurm_gres"] = "gpu:1"
+        if self.partition is not None:
+            chosen["slurm_partition"] = self.partition
+        return chosen
+
+
+@dataclass(frozen=True)
+class Job:
+    """One or more steps in a process of their own. Interrupted by the cluster, it asks to be started again."""
+
+    study: Study
+    steps: tuple[Step, ...]
+
+    def __call__(self) -> None:
+        outcome = local.run_all(self.steps, self.study, [local.Slot(None)])
+        if outcome.failed:
+            raise CommandFailedError("\n".join(outcome.failed.values()))
+
+    def checkpoint(self) -> Any:
+        """submitit's way to be requeued; what was trained is in nnU-Net's checkpoints"""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+
+@dataclass(frozen=True)
+class Finish:
+    """nnU-Net's choice and what follows from it."""
+
+    study: Study
+
+    def __call__(self) -> None:
+        Job(self.study, (first_half(self.study)[-1],))()
+        Job(self.study, tuple(second_half(self.study)))()
+
+    def checkpoint(self) -> Any:
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+
+def jobs_of(study: Study) -> list[tuple[str, Callable[[], None], tuple[str, ...], bool]]:
+    """Name, what it does, the names it waits for, whether it takes a GPU. What is done already is left out."""
+    steps = [s for s in first_half(study)[:-1] if not s.done()]
+    prepared = tuple(s for s in steps if not s.trains)
+    jobs: list[tuple[str, Callable[[], None], tuple[str, ...], bool]] = []
+    if prepared:
+        jobs.append(("prepare", Job(study, prepared), (), False))
+    first = tuple(name for name, *_ in jobs)
+    inner = {s.name for s in prepared}
+    folds = [s for s in steps if s.trains and not s.only_repairs]
+    for step in folds:
+        repairs = tuple(s for s in steps if s.only_repairs and step.name in s.after)
+        waits = tuple(name for name in step.after if name not in inner and name in {s.name for s in folds})
+        jobs.append((step.name, Job(study, (step, *repairs)), (*first, *waits), True))
+    alone = [s for s in steps if s.only_repairs and not {f.name for f in folds}.intersection(s.after)]
+    jobs += [(s.name, Job(study, (s,)), first, True) for s in alone]
+    jobs.append(("finish", Finish(study), tuple(name for name, *_ in jobs), True))
+    return jobs
+
+
+def submit(study: Study, resources: Resources, cluster: str = "slurm") -> dict[str, str]:
+    """Submit what is not done and not under way; returns the number of every job by name.
+
+    cluster: "slurm", or "local" for processes of this machine. Raises ValueError where submitit or SLURM is missing.
+    """
+    try:
+        import submitit
+    except ImportError:
+        raise ValueError("--executor slurm needs submitit: pip install 'nnunet-mamba[slurm]'") from None
+    folder = study.out / "jobs"
+    numbers = _under_way(folder, cluster)
+    submitted: dict[str, Any] = {}
+    for name, work, waits, takes_gpu in jobs_of(study):
+        if name in numbers and name != "finish":
+            continue
+        try:
+            executor = submitit.AutoExecutor(folder=folder, cluster=cluster, slurm_max_num_timeout=100)
+        except RuntimeError as error:
+            raise ValueError(f"--executor {cluster}: {error}") from None
+        parameters = resources.parameters(takes_gpu)
+        if cluster == "slurm":
+            before = [numbers[n] for n in waits if n in numbers]
+            if before:
+                parameters["slurm_additional_parameters"]["dependency"] = f"afterok:{':'.join(before)}"
+                parameters["slurm_additional_parameters"]["kill-on-invalid-dep"] = "yes"
+        else:
+            for n in waits:  # processes of this machine know no dependencies
+                if n in submitted:
+                    submitted[n].wait()
+            parameters = {"timeout_min": parameters["timeout_min"]}
+        executor.update_parameters(name=name, **parameters)
+        submitted[name] = executor.submit(work)
+        numbers[name] = submitted[name].job_id
+        _store(folder / JOBS, numbers)
+    return numbers
+
+
+def _under_way(folder: Path, cluster: str) -> dict[str, str]:
+    """Jobs of an earlier submission that have not ended"""
+    stored = folder / JOBS
+    if cluster != "slurm" or not stored.is_file():
+        return {}
+    import submitit
+
+    numbers = json.loads(stored.read_text(encoding="utf-8"))
+    alive = {}
+    for name, number in numbers.items():
+        state = submitit.SlurmJob(folder=folder, job_id=number).state.split()[0]
+        if state not in ENDED:
+            alive[name] = number
+    return alive
+
+
+def _store(path: Path, numbers: dict[str, str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(numbers, indent=1), encoding="utf-8")
+    partial.replace(path)
+
+
+def table(jobs: Sequence[tuple[str, Any, tuple[str, ...], bool]]) -> str:
+    """What would be submitted"""
+    return "\n".join(
+        f"  {name}{' (GPU)' if takes_gpu else ''}{'   after ' + ', '.join(waits) if waits else ''}"
+        for name, _, waits, takes_gpu in jobs
+    )

@@ -1,0 +1,161 @@
+"""What is cross-validated: models, folds, and where nnU-Net and we keep what belongs to them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from batchgenerators.utilities.file_and_folder_operations import save_json
+from nnunetv2.utilities.crossval_split import generate_crossval_split
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
+
+from nnunet_mamba.checks import nnunet_folder
+
+NNUNET_FOLDS = 5
+
+
+@dataclass(frozen=True)
+class Model:
+    """What nnU-Net calls a model: a trainer, plans and one of their configurations."""
+
+    trainer: str
+    plans: str
+    configuration: str
+
+    @property
+    def name(self) -> str:
+        """As nnU-Net names its folder"""
+        return f"{self.trainer}__{self.plans}__{self.configuration}"
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """For nnU-Net's commands"""
+        return "-tr", self.trainer, "-p", self.plans, "-c", self.configuration
+
+
+def pair_models(trainers: list[str], plans: list[str], configurations: list[str]) -> tuple[Model, ...]:
+    """Every trainer with its plans (one for all, or one for each) in every configuration.
+
+    Raises ValueError for other numbers of plans and for a model that is there twice.
+    """
+    if len(plans) == 1:
+        plans = plans * len(trainers)
+    if len(plans) != len(trainers):
+        raise ValueError(f"-p has {len(plans)} plans for {len(trainers)} trainers; give one for all or one for each")
+    models = tuple(Model(t, p, c) for (t, p), c in product(zip(trainers, plans, strict=True), configurations))
+    twice = sorted({m.name for m in models if models.count(m) > 1})
+    if twice:
+        raise ValueError(f"{', '.join(twice)}: given twice")
+    return models
+
+
+@dataclass(frozen=True)
+class Study:
+    """Models of one dataset and the folds they are compared on. Everything of ours is kept in `out`."""
+
+    dataset: str
+    models: tuple[Model, ...]
+    folds: tuple[int, ...]
+    out: Path
+    device: str = "cuda"
+    ensembling: bool = True
+    processes: int = 1
+
+    @property
+    def number(self) -> str:
+        return str(int(self.dataset[len("Dataset") : len("Dataset") + 3]))
+
+    @property
+    def raw(self) -> Path:
+        return nnunet_folder("nnUNet_raw") / self.dataset
+
+    @property
+    def preprocessed(self) -> Path:
+        return nnunet_folder("nnUNet_preprocessed") / self.dataset
+
+    @property
+    def results(self) -> Path:
+        return nnunet_folder("nnUNet_results") / self.dataset
+
+    def folder(self, model: Model) -> Path:
+        return self.results / model.name
+
+    def fold(self, model: Model, fold: int) -> Path:
+        return self.folder(model) / f"fold_{fold}"
+
+    def plans_file(self, model: Model) -> Path:
+        return self.preprocessed / f"{model.plans}.json"
+
+    @cached_property
+    def dataset_json(self) -> dict[str, Any]:
+        """Raises ValueError if it is missing."""
+        for folder in (self.raw, self.preprocessed):
+            if (folder / "dataset.json").is_file():
+                return json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+        raise ValueError(f"{self.raw / 'dataset.json'}: no such file")
+
+    @property
+    def ending(self) -> str:
+        return self.dataset_json["file_ending"]
+
+    @cached_property
+    def cases(self) -> list[str]:
+        """Names of the training cases, sorted as nnU-Net sorts them. Raises ValueError if there are none."""
+        if self.raw.is_dir():
+            found = sorted(get_filenames_of_train_images_and_targets(str(self.raw), self.dataset_json))
+        else:
+            labels = (self.preprocessed / "gt_segmentations").glob(f"*{self.ending}")
+            found = sorted(p.name.removesuffix(self.ending) for p in labels)
+        if not found:
+            raise ValueError(f"{self.raw}: no training cases there")
+        return found
+
+    @property
+    def unseen_images(self) -> Path | None:
+        """Images that no training sees, if the dataset has such"""
+        folder = self.raw / "imagesTs"
+        return folder if any(folder.glob(f"*{self.ending}")) else None
+
+    @property
+    def unseen_labels(self) -> Path | None:
+        folder = self.raw / "labelsTs"
+        return folder if any(folder.glob(f"*{self.ending}")) else None
+
+    def unseen_cases(self) -> list[str]:
+        """Names without channel numbers"""
+        images = self.unseen_images
+        if images is None:
+            return []
+        return sorted({p.name.removesuffix(self.ending).rsplit("_", 1)[0] for p in images.glob(f"*{self.ending}")})
+
+    def configuration(self, model: Model) -> ConfigurationManager:
+        """Raises ValueError if the plans have none of this name."""
+        plans = PlansManager(str(self.plans_file(model)))
+        if model.configuration not in plans.available_configurations:
+            names = ", ".join(plans.available_configurations)
+            raise ValueError(f"-c {model.configuration}: {model.plans} has {names}")
+        return plans.get_configuration(model.configuration)
+
+    def check_folds(self) -> None:
+        """Raises ValueError for folds that the dataset's split does not have: nnU-Net would split at random instead."""
+        split = self.preprocessed / "splits_final.json"
+        if not split.is_file():
+            split = self.raw / "splits_final.json"
+        count = len(json.loads(split.read_text(encoding="utf-8"))) if split.is_file() else NNUNET_FOLDS
+        wrong = [f for f in self.folds if not 0 <= f < count]
+        if wrong:
+            numbers = " ".join(map(str, range(count)))
+            raise ValueError(f"-f {' '.join(map(str, wrong))}: the dataset is split into {count} folds; -f {numbers}")
+
+    def write_split(self) -> None:
+        """What nnU-Net's first training would write: before several start at once."""
+        target = self.preprocessed / "splits_final.json"
+        if not target.is_file():
+            partial = target.with_suffix(".partial")
+            save_json(generate_crossval_split(self.cases, n_splits=NNUNET_FOLDS), str(partial))
+            partial.replace(target)

@@ -1,0 +1,23 @@
+"""nnU-Net's names of datasets."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+
+FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+
+
+def dataset_name(name_or_number: str | int) -> str:
+    """`4` -> `Dataset004_Hippocampus`. Raises ValueError if there is no such dataset or more than one."""
+    try:
+        name = str(maybe_convert_to_dataset_name(name_or_number))
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"-d {name_or_number}: {str(error).splitlines()[0]}") from None
+    folders = [Path(os.environ[variable]) for variable in FOLDERS if os.environ.get(variable)]
+    if not any((folder / name).is_dir() for folder in folders):
+        known = sorted({p.name for folder in folders for p in folder.glob("Dataset*")})
+        raise ValueError(f"-d {name_or_number}: no such dataset; there are {', '.join(known) or 'none'}")
+    return name
