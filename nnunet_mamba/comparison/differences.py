@@ -50,7 +50,7 @@ def paired(first: np.ndarray, second: np.ndarray, groups: Sequence[str]) -> np.n
 
 def permutation_p(differences: np.ndarray) -> float:
     """Two-sided p of the mean under random signs, exact where there are few; 1 if nothing differs, NaN for nobody."""
-    if len(differences) == 0 or not np.any(differences):
+    if len(differences) < 2 or not np.any(differences):
         return float("nan") if len(differences) == 0 else 1.0
     zeros = np.zeros_like(differences)
 

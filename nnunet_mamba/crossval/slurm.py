@@ -41,13 +41,13 @@ class Resources:
     more: tuple[tuple[str, str], ...] = ()
     """Further options of sbatch, such as ("account", "radiology")."""
 
-    def parameters(self, trains: bool) -> dict[str, Any]:
-        """For submitit; only what trains or predicts takes a GPU"""
+    def parameters(self, takes_gpu: bool) -> dict[str, Any]:
+        """For submitit"""
         chosen: dict[str, Any] = {
             "timeout_min": max(1, round(60 * self.hours)), "slurm_mem": f"{self.memory_gb}GB",
-            "cpus_per_task": self.cores, "slurm_additional_parameters": dict(self.more),
+            "cpus_per_task": self.cores, "slurm_additional_parameters": {"requeue": True, **dict(self.more)},
         }  # fmt: skip
-        if trains:
+        if takes_gpu:
             chosen["slurm_gres"] = "gpu:1"
         if self.partition is not None:
             chosen["slurm_partition"] = self.partition

@@ -12,7 +12,7 @@ from typing import Any
 from batchgenerators.utilities.file_and_folder_operations import save_json
 from nnunetv2.utilities.crossval_split import generate_crossval_split
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
-from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
+from nnunetv2.utilities.utils import get_identifiers_from_splitted_dataset_folder
 
 from nnunet_mamba.checks import nnunet_folder
 
@@ -106,8 +106,10 @@ class Study:
     @cached_property
     def cases(self) -> list[str]:
         """Names of the training cases, sorted as nnU-Net sorts them. Raises ValueError if there are none."""
-        if self.raw.is_dir():
-            found = sorted(get_filenames_of_train_images_and_targets(str(self.raw), self.dataset_json))
+        if "dataset" in self.dataset_json:
+            found = sorted(self.dataset_json["dataset"])
+        elif (self.raw / "imagesTr").is_dir():
+            found = sorted(get_identifiers_from_splitted_dataset_folder(str(self.raw / "imagesTr"), self.ending))
         else:
             labels = (self.preprocessed / "gt_segmentations").glob(f"*{self.ending}")
             found = sorted(p.name.removesuffix(self.ending) for p in labels)
@@ -129,9 +131,7 @@ class Study:
     def unseen_cases(self) -> list[str]:
         """Names without channel numbers"""
         images = self.unseen_images
-        if images is None:
-            return []
-        return sorted({p.name.removesuffix(self.ending).rsplit("_", 1)[0] for p in images.glob(f"*{self.ending}")})
+        return [] if images is None else list(get_identifiers_from_splitted_dataset_folder(str(images), self.ending))
 
     def configuration(self, model: Model) -> ConfigurationManager:
         """Raises ValueError if the plans have none of this name."""

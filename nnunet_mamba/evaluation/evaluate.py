@@ -82,10 +82,10 @@ def evaluate_case(asked: Question, item: tuple[str, tuple[Path, Path]]) -> list[
 def evaluate(pairs: Pairs, asked: Question, jobs: int = 1) -> pd.DataFrame:
     """Cases x masks (index) by metrics (columns), sorted; the same for any number of jobs."""
     items, one = list(pairs.pairs.items()), partial(evaluate_case, asked)
-    if jobs == 1:
+    if min(jobs, len(items)) == 1:
         rows = [one(item) for item in tqdm(items, desc="cases")]
     else:
-        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        with ProcessPoolExecutor(min(jobs, len(items)), mp_context=get_context("spawn")) as pool:
             rows = list(tqdm(pool.map(one, items), total=len(items), desc="cases"))
     table = pd.DataFrame([row for case in rows for row in case]).set_index(INDEX)
     return table.loc[[(c, m) for c in sorted(pairs.pairs) for m in asked.masks]]

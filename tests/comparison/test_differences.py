@@ -37,6 +37,7 @@ def test_exact_permutation_is_the_enumeration_of_all_signs() -> None:
 def test_identical_candidates_differ_in_nothing() -> None:
     assert permutation_p(np.zeros(9)) == wilcoxon_p(np.zeros(9)) == 1.0
     assert all(np.isnan(f(np.array([]))) for f in (permutation_p, wilcoxon_p))
+    assert all(f(np.array([0.3])) == 1 for f in (permutation_p, wilcoxon_p)), "one case shows nothing"
     assert all(np.isnan(mean_interval([0.5] * 4)))
     assert all(np.isnan(mean_interval([0.5])))
 
