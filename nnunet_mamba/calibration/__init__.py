@@ -1,7 +1,9 @@
-"""Thresholds for models of regions or of one foreground label, chosen on the cross-validation.
+"""What is chosen on a model's cross-validation and used in its predictions: thresholds, minimum component sizes.
 
 scores.py           overlap of a case at many thresholds at once
-choose.py           the best thresholds, and what they gain on cases they were not chosen on
+components.py       overlap without components below many sizes at once, and removing them
+choose.py           the best values, and what they gain on cases they were not chosen on
 label_manager.py    nnU-Net's label manager with other thresholds than one half: how predictions get them
+minimum_size.py     minimum component sizes: chosen, kept, applied
 model_folder.py     where a trained model keeps what is needed, and what is chosen
 """

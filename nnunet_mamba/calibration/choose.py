@@ -1,4 +1,4 @@
-"""The thresholds with the best mean score, and what they gain on cases they were not chosen on."""
+"""The values (thresholds, sizes) with the best mean score, and what they gain on cases they were not chosen on."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ class Gain:
         return self.low > 0
 
 
-def best_thresholds(scores: Sequence[np.ndarray], grid: np.ndarray = GRID) -> tuple[float, ...]:
-    """scores: per case (thresholds, grid). Of equally good ones the nearest to one half."""
+def best_values(scores: Sequence[np.ndarray], grid: np.ndarray = GRID, default: float = DEFAULT) -> tuple[float, ...]:
+    """scores: per case (values chosen, grid). Of equally good values the nearest to the default."""
     means = np.mean(np.stack(scores), axis=0)
-    distance = np.abs(grid - DEFAULT)
+    distance = np.abs(grid - default)
     return tuple(float(grid[np.lexsort((distance, -row.round(12)))[0]]) for row in means)
 
 
@@ -55,12 +55,14 @@ def groups_of(folds: Mapping[str, str]) -> dict[str, str]:
     return {case: f"part {i % min(GROUPS, len(cases))}" for i, case in enumerate(cases)}
 
 
-def held_out(scores: Mapping[str, np.ndarray], groups: Mapping[str, str]) -> dict[str, tuple[float, ...]]:
-    """For every case the thresholds chosen without its group. Raises ValueError for fewer than two groups."""
+def held_out(
+    scores: Mapping[str, np.ndarray], groups: Mapping[str, str], grid: np.ndarray = GRID, default: float = DEFAULT
+) -> dict[str, tuple[float, ...]]:
+    """For every case the values chosen without its group. Raises ValueError for fewer than two groups."""
     if len(set(groups.values())) < 2:
-        raise ValueError(f"{len(scores)} case: a gain needs cases on which thresholds were not chosen")
+        raise ValueError(f"{len(scores)} case: a gain needs cases on which nothing was chosen")
     chosen = {
-        group: best_thresholds([s for case, s in scores.items() if groups[case] != group])
+        group: best_values([s for case, s in scores.items() if groups[case] != group], grid, default)
         for group in set(groups.values())
     }
     return {case: chosen[groups[case]] for case in scores}

@@ -25,9 +25,11 @@ STOCK_MANAGER = "LabelManager"
 
 @dataclass(frozen=True)
 class Case:
+    """A validation case; `predicted`: its probabilities or its label map."""
+
     name: str
     fold: str
-    probabilities: Path
+    predicted: Path
     truth: Path
 
 
@@ -58,18 +60,25 @@ class ModelFolder:
 
     def cases(self, folds: Sequence[str]) -> list[Case]:
         """Validation cases of these folds. Raises ValueError for a fold without probabilities."""
+        return self._cases(folds, ".npz", "probabilities")
+
+    def predictions(self, folds: Sequence[str]) -> list[Case]:
+        """The same with label maps. Raises ValueError for a fold without validation."""
+        return self._cases(folds, self.dataset_json["file_ending"], "predictions")
+
+    def _cases(self, folds: Sequence[str], ending: str, what: str) -> list[Case]:
         truths = nnunet_folder("nnUNet_preprocessed") / self.dataset / "gt_segmentations"
         found = []
         for fold in folds:
             validation = self.path / f"fold_{fold}" / "validation"
-            files = sorted(validation.glob("*.npz"))
-            if not files:
+            names = {f.name.removesuffix(ending): f for f in sorted(validation.glob(f"*{ending}"))}
+            if not names:
                 trainer, plans, configuration = self.path.name.split("__")
                 raise ValueError(
-                    f"{validation}: no probabilities. Write them: nnUNetv2_train {self.dataset} {configuration} {fold} "
+                    f"{validation}: no {what}. Write them: nnUNetv2_train {self.dataset} {configuration} {fold} "
                     f"-tr {trainer} -p {plans} --val --npz"
                 )
-            found += [Case(f.stem, fold, f, truths / f"{f.stem}{self.dataset_json['file_ending']}") for f in files]
+            found += [Case(n, fold, f, truths / f"{n}{self.dataset_json['file_ending']}") for n, f in names.items()]
         missing = [str(c.truth) for c in found if not c.truth.is_file()]
         if missing:
             raise ValueError(
@@ -102,21 +111,38 @@ class ModelFolder:
 
     def _load(self, case: Case) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
         """Probabilities (c *space), the true masks of the thresholds, and the voxels that are not ignored"""
-        with np.load(case.probabilities) as file:
+        with np.load(case.predicted) as file:
             probabilities = file["probabilities"]
-        reader = PlansManager(self.plans).image_reader_writer_class()
-        truth = reader.read_seg(str(case.truth))[0][0]
+        truth = self._read(case.truth)[0]
         if truth.shape != probabilities.shape[1:]:
-            raise ValueError(f"{case.probabilities}: {probabilities.shape[1:]}, but {case.truth} is {truth.shape}")
-        manager = self.labels
-        ignored = manager.ignore_label if manager.has_ignore_label else -1
-        return probabilities, list(_masks(manager, truth)), truth != ignored
+            raise ValueError(f"{case.predicted}: {probabilities.shape[1:]}, but {case.truth} is {truth.shape}")
+        return probabilities, list(_masks(self.labels, truth)), self._counted(truth)
+
+    def label_maps(self, case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray, Sequence[float]]:
+        """Predicted and true labels, the voxels that are not ignored, and the size of a voxel in mm"""
+        (predicted, spacing), (truth, _) = self._read(case.predicted), self._read(case.truth)
+        if truth.shape != predicted.shape:
+            raise ValueError(f"{case.predicted}: {predicted.shape}, but {case.truth} is {truth.shape}")
+        return predicted, truth, self._counted(truth), spacing
+
+    def _read(self, path: Path) -> tuple[np.ndarray, Sequence[float]]:
+        labels, properties = PlansManager(self.plans).image_reader_writer_class().read_seg(str(path))
+        return labels[0], properties["spacing"]
+
+    def _counted(self, truth: np.ndarray) -> np.ndarray:
+        return truth != (self.labels.ignore_label if self.labels.has_ignore_label else -1)
+
+    def write(self, name: str, content: dict[str, Any]) -> Path:
+        """A JSON file of the folder, whole or not there"""
+        path = self.path / name
+        partial = path.with_name(f"{path.name}.partial")
+        partial.write_text(json.dumps(content, indent=4) + "\n")
+        partial.replace(path)
+        return path
 
     def store(self, report: dict[str, Any]) -> Path:
         """Keep the report beside the model"""
-        target = self.path / STORED
-        _write(target, report)
-        return target
+        return self.write(STORED, report)
 
     def stored(self) -> dict[str, Any]:
         """Raises ValueError if no thresholds were chosen."""
@@ -128,7 +154,7 @@ class ModelFolder:
     def set_label_manager(self, name: str) -> None:
         """From now on predictions of this model use it. The plans in nnUNet_preprocessed stay as they are."""
         self.plans["label_manager"] = name
-        _write(self.path / "plans.json", self.plans)
+        self.write("plans.json", self.plans)
 
     def apply(self, thresholds: Sequence[float]) -> str:
         """Use thresholds in predictions; the name of the label manager that does."""
@@ -143,9 +169,3 @@ def _masks(manager: LabelManager, labels: np.ndarray) -> Iterator[np.ndarray]:
     wanted = manager.foreground_regions if manager.has_regions else manager.foreground_labels
     for region in wanted:
         yield np.isin(labels, region)
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(json.dumps(content, indent=4) + "\n")
-    partial.replace(path)

@@ -65,7 +65,7 @@ def _choose(model, options: argparse.Namespace) -> int:
     gain = choose.gain(before, after)
     report = {
         "metric": options.metric, "regions": list(masks_of(model.dataset_json["labels"])),
-        "thresholds": choose.best_thresholds(list(scores.values())), "thresholds_of_held_out_cases": honest,
+        "thresholds": choose.best_values(list(scores.values())), "thresholds_of_held_out_cases": honest,
         "mean_before": sum(before) / len(before), "gain": gain.mean,
         "interval": [gain.low, gain.high] if gain.varies else None,
         "confidence": choose.CONFIDENCE, "cases": gain.cases, "folds": folds,

@@ -20,6 +20,7 @@ VERBS = {
     "crossval": "cross-validate several models through nnU-Net's commands, here or on a cluster, and compare them",
     "compare": "compare models on the same cases: intervals, tests, costs and pictures, as a page to send",
     "evaluate": "score predictions: overlap, distances, centre lines, lesions, per label or region",
+    "postprocess": "choose a model's minimum component sizes on its cross-validation, and apply them",
     "calibrate": "choose a model's thresholds on its cross-validation, and use them in its predictions",
     "bench": "measure our operators and networks beside other implementations, each checked against the reference",
 }

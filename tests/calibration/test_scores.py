@@ -50,8 +50,8 @@ def _case(best: float) -> np.ndarray:
 
 
 def test_the_best_mean_wins_and_ties_go_to_the_middle() -> None:
-    assert choose.best_thresholds([_case(0.3), _case(0.3), _case(0.7)]) == (0.3,)
-    assert choose.best_thresholds([np.zeros((2, len(GRID)))]) == (0.5, 0.5)
+    assert choose.best_values([_case(0.3), _case(0.3), _case(0.7)]) == (0.3,)
+    assert choose.best_values([np.zeros((2, len(GRID)))]) == (0.5, 0.5)
 
 
 def test_a_case_has_no_say_in_its_own_threshold() -> None:

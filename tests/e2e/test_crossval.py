@@ -28,8 +28,8 @@ def test_killed_continued_and_compared(hippocampus: Workspace, monkeypatch: pyte
     """SegMamba on its own plans, nnU-Net's network on nnU-Net's, two folds each, an ensemble, unseen cases."""
     out = tmp_path / "study"
     command = (
-        "nnunet-mamba", "crossval", "-d", hippocampus.number, "-tr", *TRAINERS, "-p", "nnUNetSegMambaPlans", "nnUNetPlans",
-        "-f", "0", "1", "-device", "cpu", "-o", out,
+        "nnunet-mamba", "crossval", "-d", hippocampus.number, "-tr", *TRAINERS, "-p", "nnUNetSegMambaPlans",
+        "nnUNetPlans", "-f", "0", "1", "-device", "cpu", "-o", out, "-np", "1",
     )  # fmt: skip
     labels = hippocampus.raw / "labelsTs"
     labels.mkdir(exist_ok=True)

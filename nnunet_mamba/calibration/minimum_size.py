@@ -1,0 +1,147 @@
+"""The minimum component sizes of a model: chosen on its cross-validation, kept beside it, applied to predictions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from batchgenerators.utilities.file_and_folder_operations import save_pickle
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from tqdm import tqdm
+
+from nnunet_mamba.calibration.choose import Gain, best_values, gain, groups_of, held_out
+from nnunet_mamba.calibration.components import SIZES, fills, outermost_last, over_sizes, remove_small_components
+from nnunet_mamba.calibration.model_folder import Case, ModelFolder
+from nnunet_mamba.calibration.scores import METRICS, overlap
+from nnunet_mamba.evaluation.masks import masks_of
+
+STORED = "minimum_size.json"
+
+
+@dataclass(frozen=True)
+class MinimumSize:
+    """One size per mask, in removal order."""
+
+    names: tuple[str, ...]
+    values: tuple[tuple[int, ...], ...]
+    sizes: tuple[float, ...]
+    fill: tuple[int, ...]
+    unit: str
+
+    def __str__(self) -> str:
+        return ", ".join(f"{n} {s:g} {self.unit}" for n, s in zip(self.names, self.sizes, strict=True))
+
+    @classmethod
+    def load(cls, model: ModelFolder) -> MinimumSize:
+        """Raises ValueError if none were chosen."""
+        path = model.path / STORED
+        if not path.is_file():
+            raise ValueError(f"{path}: no such file; choose sizes first: the same command without -i and -o")
+        content = json.loads(path.read_text(encoding="utf-8"))
+        values = tuple(tuple(v) for v in content["values"])
+        return cls(tuple(content["names"]), values, tuple(content["sizes"]), tuple(content["fill"]), content["unit"])
+
+    def store(self, model: ModelFolder, report: dict[str, Any]) -> Path:
+        """And, for voxels, what nnU-Net's own command applies"""
+        content = {
+            "names": self.names, "values": self.values, "sizes": self.sizes, "fill": self.fill, "unit": self.unit,
+        }  # fmt: skip
+        model.write(STORED, {**content, **report})
+        if self.unit == "voxels":
+            arguments = {"values": self.values, "sizes": self.sizes, "fill": self.fill}
+            save_pickle(([remove_small_components], [arguments]), str(self.pickle(model)))
+        return model.path / STORED
+
+    def pickle(self, model: ModelFolder) -> Path:
+        return model.path / "minimum_size_postprocessing.pkl"
+
+    def on(self, labels: np.ndarray, spacing: Sequence[float], sizes: Sequence[float] | None = None) -> np.ndarray:
+        """spacing: mm; sizes: others than these, in the same order"""
+        chosen = self.sizes if sizes is None else sizes
+        return remove_small_components(labels, self.values, chosen, self.fill, voxel_size(self.unit, spacing))
+
+    def apply(self, model: ModelFolder, source: Path, target: Path) -> int:
+        """Write the label maps of `source` without small components; how many. Raises ValueError for none."""
+        ending = model.dataset_json["file_ending"]
+        files = sorted(source.glob(f"*{ending}"))
+        if not files:
+            raise ValueError(f"-i {source}: no *{ending} files there")
+        if target.resolve() == source.resolve():
+            raise ValueError(f"-o {target}: is the folder of -i; the predictions would be overwritten")
+        target.mkdir(parents=True, exist_ok=True)
+        reader = PlansManager(model.plans).image_reader_writer_class()
+        for path in tqdm(files, desc="removing"):
+            labels, properties = reader.read_seg(str(path))
+            cleaned = self.on(labels[0], properties["spacing"])
+            reader.write_seg(cleaned.astype(labels.dtype), str(target / path.name), properties)
+        return len(files)
+
+
+@dataclass(frozen=True)
+class Found:
+    size: MinimumSize
+    metric: str
+    before: float
+    gain: Gain
+    group: str
+    folds: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        interval = [self.gain.low, self.gain.high] if self.gain.varies else None
+        return {"metric": self.metric, "mean_before": self.before, "gain": self.gain.mean, "interval": interval,
+                "folds": self.folds}  # fmt: skip
+
+
+def voxel_size(unit: str, spacing: Sequence[float]) -> float:
+    return 1.0 if unit == "voxels" else float(np.prod(spacing))
+
+
+def choose(model: ModelFolder, folds: Sequence[str], metric: str, unit: str) -> Found:
+    """The sizes with the best mean over all validation cases, mask by mask, and what they gain on held-out cases."""
+    if metric not in METRICS:
+        raise ValueError(f"-metric {metric}; expected one of {', '.join(METRICS)}")
+    if not folds:
+        raise ValueError(f"{model.path}: no fold has finished its validation")
+    masks = masks_of(model.dataset_json["labels"])
+    names = outermost_last(masks)
+    fill = dict(zip(masks, fills(masks, model.dataset_json.get("regions_class_order")), strict=True))
+    none = MinimumSize(
+        tuple(names), tuple(masks[n] for n in names), (0.0,) * len(names), tuple(fill[n] for n in names), unit
+    )
+    cases = model.predictions(folds)
+    scores = {c.name: _scores(model, c, none, metric) for c in tqdm(cases, desc="scores at all sizes")}
+    groups = groups_of({c.name: c.fold for c in cases})
+    honest = held_out(scores, groups, SIZES, 0.0)
+    changes = [_before_and_after(model, c, none, honest[c.name], metric) for c in tqdm(cases, desc="gain")]
+    before, after = zip(*changes, strict=True)
+    sizes = best_values(list(scores.values()), SIZES, 0.0)
+    size = MinimumSize(none.names, none.values, sizes, none.fill, unit)
+    group = "fold" if len(folds) > 1 else "part"
+    return Found(size, metric, float(np.mean(before)), gain(before, after), group, tuple(folds))
+
+
+def _scores(model: ModelFolder, case: Case, size: MinimumSize, metric: str) -> np.ndarray:
+    """(masks, sizes); each mask alone"""
+    predicted, truth, counted, spacing = model.label_maps(case)
+    voxel = voxel_size(size.unit, spacing)
+    masks = [(np.isin(predicted, v) & counted, np.isin(truth, v) & counted) for v in size.values]
+    return np.stack([over_sizes(metric, p, t, voxel) for p, t in masks])
+
+
+def _before_and_after(
+    model: ModelFolder, case: Case, size: MinimumSize, sizes: Sequence[float], metric: str
+) -> list[float]:
+    """Mean over the masks of the label map, as predicted and without its small components"""
+    predicted, truth, counted, spacing = model.label_maps(case)
+    means = []
+    for labels in (predicted, size.on(predicted, spacing, sizes)):
+        values = []
+        for of_mask in size.values:
+            p, t = np.isin(labels, of_mask) & counted, np.isin(truth, of_mask) & counted
+            values.append(float(overlap(metric, np.asarray((p & t).sum()), np.asarray(p.sum()), int(t.sum()))))
+        means.append(float(np.mean(values)))
+    return means
