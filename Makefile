@@ -1,6 +1,7 @@
 # Every target makes .venv and installs what it needs; set VENV to use an environment of your own.
 PYTHON ?= python3
 VENV ?= .venv
+WORKERS ?= 2
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.nnunet-mamba-installed
 
@@ -16,7 +17,7 @@ demo: $(INSTALLED)  ## the whole job on 25 real cases: train, cross-validate, en
 	$(BIN)/nnunet-mamba demo
 
 test: $(INSTALLED)  ## all tests but the slow ones
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(WORKERS)
 
 test-slow: $(INSTALLED)  ## nnU-Net's own commands end to end on real data, on the CPU
 	$(BIN)/python -m pytest -m slow

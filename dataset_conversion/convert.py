@@ -7,6 +7,7 @@ interruptions.
 
 from __future__ import annotations
 
+import csv
 import errno
 import json
 import os
@@ -31,6 +32,8 @@ WORK = ".conversion"
 """Folder of temporary files and records; gone when the conversion is complete."""
 ENDING = ".nii.gz"
 REPORT = "conversion_report.json"
+CASES = "cases.csv"
+"""Patients and cohorts, where the dataset has such."""
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -84,6 +87,7 @@ def convert(found: Found, raw: Path, options: Options, resume: bool = False) -> 
     for name, content in found.files.items():
         _write_json(target / name, content)
     _write_json(target / REPORT, report.as_json())
+    _write_cases(target / CASES, report.cases)
     folds = _folds(found, report.cases)
     if folds:
         _write_json(target / "splits_final.json", folds)
@@ -118,6 +122,15 @@ def write_case(case: Case, dataset: Dataset, options: Options, target: Path) -> 
         _place(target, name, written, partial(write, array=array, grid=grid or volume.geometry))
     _write_json(record, {"signature": signature, "files": written})
     return case.id
+
+
+def _write_cases(path: Path, cases: Sequence[Case]) -> None:
+    if not any(case.patient or case.stratum for case in cases):
+        return
+    with path.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(("case", "patient", "cohort"))
+        table.writerows((case.id, case.patient, case.stratum) for case in sorted(cases, key=lambda c: c.id))
 
 
 def _place(target: Path, name: str, written: dict[str, int], make: Callable[[Path], None]) -> None:

@@ -15,8 +15,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-djfile", type=Path, metavar="dataset.json", help="labels or regions; default: beside the "
                         "predictions, as nnUNetv2_predict leaves it")  # fmt: skip
     parser.add_argument("-metrics", nargs="+", default=list(DEFAULT_METRICS), metavar="NAME",
-                        help="Dice IoU HD95 HD ASSD NSD1 (at 1 mm; NSD2, NSD0.5, ...) clDice LesionDice LesionHD95 "
-                        f"Volume VolumeDifference; default: {' '.join(DEFAULT_METRICS)}")  # fmt: skip
+                        help="Dice IoU HD95 HD95area HD ASSD NSD1 (at 1 mm; NSD2, NSD0.5, ...) clDice LesionDice "
+                        f"LesionHD95 Volume VolumeDifference; default: {' '.join(DEFAULT_METRICS)}")  # fmt: skip
     parser.add_argument("-both_empty", default="best", metavar="RULE", help="score where both masks are empty: best "
                         "(1, or 0 mm) or nan (left out, as in nnU-Net); default: best")  # fmt: skip
     parser.add_argument("-one_empty", default="diagonal", metavar="RULE", help="distance where one mask is empty: "

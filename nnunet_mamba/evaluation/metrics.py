@@ -9,10 +9,12 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 
 import numpy as np
 from skimage.morphology import skeletonize
 
+from nnunet_mamba.evaluation.area_weighted import INSTALL, hausdorff_of_areas
 from nnunet_mamba.evaluation.distances import average, bounding_box, hausdorff, surface_dice
 from nnunet_mamba.evaluation.lesions import lesion_scores
 from nnunet_mamba.evaluation.overlaps import dice, iou
@@ -82,6 +84,8 @@ def find(names: Sequence[str]) -> list[Metric]:
         if tolerance:
             found.append(_surface_dice(name, float(tolerance[1])))
         elif name in METRICS:
+            if name == "HD95area" and find_spec("surface_distance") is None:
+                raise ValueError(f"metric {name} {INSTALL}")
             found.append(METRICS[name])
         else:
             raise ValueError(f"metric {name!r}; expected some of {', '.join(METRICS)}, NSD1, NSD2, NSD0.5, ...")
@@ -124,6 +128,8 @@ METRICS = {
         Metric("IoU", "", "|P and R| / |P or R|, voxels", _iou, 1.0, 0.0),
         Metric("HD95", "mm", "larger of the two directed 95th percentiles between border voxels (MONAI); pooled or "
                "area-weighted definitions give other numbers", partial(hausdorff, 95), 0.0, None),
+        Metric("HD95area", "mm", "larger of the two directed 95th percentiles between surface elements, weighted by "
+               "area (surface-distance-based-measures; BraTS 2023)", partial(hausdorff_of_areas, 95), 0.0, None),
         Metric("HD", "mm", "largest distance between border voxels (MONAI)", partial(hausdorff, 100), 0.0, None),
         Metric("ASSD", "mm", "mean distance of all border voxels of both masks to the other border (MONAI)", average,
                0.0, None),

@@ -54,6 +54,10 @@ def test_asoca(disease_folder: str, tmp_path: Path) -> None:
     names = json.loads((target / "test_names.json").read_text())
     assert names["Test_Diseased_10"] == f"Diseased/{disease_folder}/10.nrrd"
     assert json.loads((target / "dataset.json").read_text())["channel_names"] == {"0": "CT"}
+    lines = (target / "cases.csv").read_text().splitlines()
+    assert lines[0] == "case,patient,cohort"
+    assert len(lines) == 15
+    assert all(line.split(",")[2] in line.split(",")[0] for line in lines[1:])
     folds = json.loads((target / "splits_final.json").read_text())
     assert len(folds) == report.folds == 5
     for fold in folds:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +15,7 @@ import pytest
 
 from nnunet_mamba.crossval.slurm import Resources, submit
 from nnunet_mamba.crossval.study import Study, pair_models
-from tests.e2e.conftest import CASES, SOURCE, Workspace
+from tests.e2e.conftest import CASES, COMMAND_LIMIT_S, SOURCE, Workspace
 
 pytestmark = pytest.mark.slow
 
@@ -84,11 +86,18 @@ def test_killed_continued_and_compared(hippocampus: Workspace, monkeypatch: pyte
     before = (out / "comparison" / "report.html").stat().st_mtime_ns
     jobs = submit(study, Resources(1, 4, 1), cluster="local")
     assert list(jobs) == [f"train_{models[0].name}_0", "finish"]
-    import submitit
-
-    submitit.LocalJob(out / "jobs", jobs["finish"]).result()
+    _wait_for_result(out / "jobs" / f"{jobs['finish']}_0_result.pkl")
     assert (first / "checkpoint_final.pth").is_file()
     assert (out / "comparison" / "report.html").stat().st_mtime_ns > before
+
+
+def _wait_for_result(path: Path) -> None:
+    deadline = time.monotonic() + COMMAND_LIMIT_S
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path} did not appear"
+        time.sleep(0.2)
+    outcome, content = pickle.loads(path.read_bytes())
+    assert outcome == "success", content
 
 
 def _wait_until_free(lock: Path) -> None:

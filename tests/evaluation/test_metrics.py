@@ -17,6 +17,7 @@ from nnunet_mamba.evaluation.lesions import lesion_scores
 from nnunet_mamba.evaluation.metrics import METRICS, EmptyRule, find, score
 
 LABELS = sorted((Path(nnunet_mamba.__file__).parent / "data" / "hippocampus").rglob("labelsTr/*.nii.gz"))
+TUMOUR = Path(__file__).parents[1] / "data" / "brain_tumour" / "BRATS_001.nii.gz"
 SPACINGS = [(1.0, 1.0, 1.0), (4.0, 0.5, 0.7)]
 RULE = EmptyRule()
 
@@ -167,3 +168,50 @@ def test_every_metric_is_defined_in_words() -> None:
     for metric in itertools.chain(METRICS.values(), find(["NSD2"])):
         assert len(metric.definition) > 20
         assert metric.unit in ("", "mm", "ml")
+
+
+@pytest.fixture(scope="module")
+def tumour() -> tuple[np.ndarray, np.ndarray]:
+    """The whole tumour of a full-size case, and a prediction: moved, grown, a part missing, a false island far away."""
+    r = sitk.GetArrayFromImage(sitk.ReadImage(str(TUMOUR))) > 0
+    p = ndimage.binary_dilation(ndimage.shift(r.astype(np.uint8), (2, -1, 1), order=0).astype(bool))
+    p[:, : int(np.argwhere(r)[:, 1].mean()) - 15] = False
+    p[20:24, 200:204, 100:104] = True
+    return p, r
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.625, 0.4, 0.4)], ids=str)
+def test_full_size_masks(tumour: tuple[np.ndarray, np.ndarray], spacing: tuple[float, ...]) -> None:
+    p, r = tumour
+    assert r.shape == (155, 240, 240)
+    there, back = _directed(p, r, spacing), _directed(r, p, spacing)
+    expected = {
+        "HD95": max(np.percentile(there, 95), np.percentile(back, 95)), "HD": max(there.max(), back.max()),
+        "ASSD": np.concatenate([there, back]).mean(), "Dice": 2 * (p & r).sum() / (p.sum() + r.sum()),
+    }  # fmt: skip
+    for name, value in expected.items():
+        assert score(METRICS[name], p, r, spacing, RULE) == pytest.approx(value, rel=1e-5), name
+
+
+def test_definitions_of_hd95_differ(tumour: tuple[np.ndarray, np.ndarray]) -> None:
+    """As documented: weighted by area is another number than of border voxels, and not far from it."""
+    p, r = tumour[0].copy(), tumour[1]
+    p[20:40, 200:220, 100:120] = True
+    values = {name: score(METRICS[name], p, r, (1.0, 1.0, 1.0), RULE) for name in ("HD95", "HD95area")}
+    assert values["HD95"] != pytest.approx(values["HD95area"], rel=0.01)
+    assert values["HD95"] == pytest.approx(values["HD95area"], rel=0.1)
+
+
+@pytest.mark.parametrize("spacing", SPACINGS, ids=str)
+def test_area_weighted_distance_of_two_boxes(spacing: tuple[float, ...]) -> None:
+    """One box, moved along the last axis by 3 voxels: nothing is farther away, and the ends are."""
+    p, r = np.zeros((2, 20, 20, 20), bool)
+    r[5:10, 5:10, 5:10] = True
+    p[5:10, 5:10, 8:13] = True
+    assert score(METRICS["HD95area"], p, r, spacing, RULE) == pytest.approx(3 * spacing[2])
+
+
+def test_area_weighted_distance_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nnunet_mamba.evaluation.metrics.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"metric HD95area needs .*pip install 'nnunet-mamba\[official\]'"):
+        find(["HD95area"])
