@@ -31,8 +31,10 @@ class Network:
     """One published network: what it is called, where it is described, and what nnU-Net knows it by."""
 
     name: str
+    title: str
     summary: str
     paper: str
+    short_paper: str
     url: str
     architecture: str
     citation: str
@@ -86,9 +88,11 @@ _UMAMBA_CITATION = """@article{ma2024umamba,
 NETWORKS = (
     Network(
         name="SegMamba",
+        title="SegMamba",
         summary="tri-orientated Mamba encoder with gated spatial convolutions, convolutional decoder",
         paper="Xing et al., SegMamba: Long-range Sequential Modeling Mamba for 3D Medical Image Segmentation, "
         "MICCAI 2024",
+        short_paper="Xing et al., MICCAI 2024",
         url="https://arxiv.org/abs/2401.13560",
         architecture="nnunet_mamba.architectures.segmamba.SegMamba",
         base_features=48,
@@ -102,9 +106,11 @@ NETWORKS = (
     ),
     Network(
         name="SegMambaV2",
+        title="SegMamba-V2",
         summary="large-kernel convolutions with channel attention, Mamba along every axis in the deeper stages",
         paper="Xing et al., SegMamba-V2: Long-range Sequential Modeling Mamba for General 3D Medical Image "
         "Segmentation, IEEE TMI 2025",
+        short_paper="Xing et al., IEEE TMI 2025",
         url="https://github.com/ge-xing/SegMamba-V2",
         architecture="nnunet_mamba.architectures.segmamba_v2.SegMambaV2",
         base_features=48,
@@ -118,8 +124,10 @@ NETWORKS = (
     ),
     Network(
         name="SegResMamba",
+        title="SegResMamba",
         summary="tri-orientated Mamba inside convolutional blocks of half resolution, light decoder adding the skips",
         paper="Das et al., SegResMamba: An Efficient Architecture for 3D Medical Image Segmentation, MIDL 2025",
+        short_paper="Das et al., MIDL 2025",
         url="https://arxiv.org/abs/2503.07766",
         architecture="nnunet_mamba.architectures.segresmamba.SegResMamba",
         base_features=48,
@@ -133,8 +141,10 @@ NETWORKS = (
     ),
     Network(
         name="UMambaEnc",
+        title="U-Mamba Enc",
         summary="residual U-Net with a Mamba layer after every encoder stage",
         paper=f"{_UMAMBA_PAPER}; variant Enc",
+        short_paper="Ma et al. 2024",
         url="https://arxiv.org/abs/2401.04722",
         architecture="nnunet_mamba.architectures.umamba.UMambaEnc",
         citation=_UMAMBA_CITATION,
@@ -142,16 +152,20 @@ NETWORKS = (
     ),
     Network(
         name="UMambaBot",
+        title="U-Mamba Bot",
         summary="residual U-Net with one Mamba layer at the bottleneck",
         paper=f"{_UMAMBA_PAPER}; variant Bot",
+        short_paper="Ma et al. 2024",
         url="https://arxiv.org/abs/2401.04722",
         architecture="nnunet_mamba.architectures.umamba.UMambaBot",
         citation=_UMAMBA_CITATION,
     ),
     Network(
         name="LightMUNet",
+        title="LightM-UNet",
         summary="Mamba layers instead of convolutions at all resolutions, light decoder; few parameters",
         paper="Liao et al., LightM-UNet: Mamba Assists in Lightweight UNet for Medical Image Segmentation, arXiv 2024",
+        short_paper="Liao et al. 2024",
         url="https://arxiv.org/abs/2403.05246",
         architecture="nnunet_mamba.architectures.lightmunet.LightMUNet",
         base_features=32,
@@ -165,8 +179,10 @@ NETWORKS = (
     ),
     Network(
         name="MambaEncoder",
+        title="Mamba encoder",
         summary="nnU-Net's residual encoder U-Net whose deeper encoder stages turn to Mamba; our own definition",
         paper="no paper: after two reports that describe such a network without code or details",
+        short_paper="our own definition",
         url="",
         architecture="nnunet_mamba.architectures.mamba_encoder.MambaEncoder",
         citation="",

@@ -14,7 +14,7 @@ RANK = {
     "trainer_names": -1, "version": 0, "markdown": 0, "registry": 0, "checks": 0, "ops": 0,
     "blocks": 1, "memory": 1, "datasets": 1, "architectures": 2,
     "planning": 3, "released": 3, "trainers": 3, "evaluation": 3,
-    "calibration": 4, "discovery": 4, "benchmarks": 4, "crossval": 4, "comparison": 4, "cli": 5,
+    "calibration": 4, "discovery": 4, "benchmarks": 4, "crossval": 4, "comparison": 4, "doctor": 5, "cli": 6,
 }  # fmt: skip
 WITHOUT_NNUNET = (
     "trainer_names",

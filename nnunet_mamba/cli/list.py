@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import json
 import textwrap
+from typing import Any
 
 from nnunet_mamba import registry, trainer_names
 
@@ -15,6 +17,7 @@ FALLBACK_MAX = 320  # nnU-Net's own limit in 3d
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cite", action="store_true", help="print BibTeX entries instead")
     parser.add_argument("--trainers", action="store_true", help="what the suffixes of a trainer's name change")
+    parser.add_argument("--json", action="store_true", help="networks, suffixes, recipes, datasets; without sizes")
     parser.epilog = "example: nnunet-mamba list"
 
 
@@ -23,6 +26,9 @@ def run(options: argparse.Namespace) -> int:
     if options.cite:
         entries = dict.fromkeys(n.citation for n in registry.NETWORKS if n.citation)
         print("\n\n".join(entries))
+        return 0
+    if options.json:
+        print(json.dumps(_everything(), indent=2))
         return 0
     if options.trainers:
         _print_suffixes()
@@ -41,6 +47,22 @@ def run(options: argparse.Namespace) -> int:
         "a trainer's name: nnunet-mamba list --trainers"
     )
     return 0
+
+
+def _everything() -> dict[str, Any]:
+    from dataset_conversion.command import NAMES
+    from nnunet_mamba.planning.recipes import recipe_names
+
+    networks = [
+        {
+            "name": n.name, "title": n.title, "summary": n.summary, "paper": n.paper, "url": n.url,
+            "class": n.architecture, "trainer": n.trainer, "planner": n.planner, "plans": n.plans,
+            "control": {"trainer": n.no_mamba_trainer, "planner": n.no_mamba_planner, "plans": n.no_mamba_plans},
+        }
+        for n in registry.NETWORKS
+    ]  # fmt: skip
+    suffixes = [{"form": s.form, "meaning": s.meaning} for s in trainer_names.SUFFIXES]
+    return {"networks": networks, "suffixes": suffixes, "recipes": recipe_names(), "datasets": NAMES}
 
 
 def _print_suffixes() -> None:

@@ -12,6 +12,7 @@ from nnunet_mamba.version import __version__
 
 VERBS = {
     "demo": "train, cross-validate, ensemble and predict on 25 real cases, through nnU-Net's own commands",
+    "doctor": "look at the installation, and explain error messages",
     "list": "show the networks, their names for nnU-Net, sizes and sources",
     "convert-checkpoint": "turn a published checkpoint into an nnU-Net model folder or into pretrained weights",
     "convert": "turn a downloaded dataset (ASOCA, BraTS, ...) into a checked dataset in nnU-Net's raw format",
@@ -53,6 +54,13 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"\nnnunet-mamba {options.verb}: interrupted; run the same command again to continue", file=sys.stderr)
         return 130
+
+
+def parser_of(verb: str) -> argparse.ArgumentParser:
+    """The parser of one verb, as the documentation shows it."""
+    parser = argparse.ArgumentParser(prog=f"nnunet-mamba {verb}")
+    _module(verb).add_arguments(parser)
+    return parser
 
 
 def _module(verb: str) -> ModuleType:

@@ -19,14 +19,18 @@ def recipe_folder() -> Path:
     return installed if installed.is_dir() else package.parent / "plans"
 
 
+def recipe_names() -> list[str]:
+    """Recipes that come with the package"""
+    return sorted(p.stem for p in recipe_folder().glob("*.json"))
+
+
 def load_recipe(name_or_path: str | Path) -> dict[str, Any]:
     """A recipe by path or by the name of one that comes with the package. Raises ValueError naming those."""
     path = Path(name_or_path)
     if not path.is_file():
         path = recipe_folder() / f"{name_or_path}.json"
     if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in recipe_folder().glob("*.json")))
-        raise ValueError(f"no recipe {str(name_or_path)!r}: neither a file nor one of: {known}")
+        raise ValueError(f"no recipe {str(name_or_path)!r}: neither a file nor one of: {', '.join(recipe_names())}")
     return json.loads(path.read_text(encoding="utf-8"))
 
 

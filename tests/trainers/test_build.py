@@ -90,7 +90,7 @@ def test_plan_of_the_twin_is_refused_by_the_mamba_trainer() -> None:
 
 
 def test_plan_of_another_of_our_networks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    other = registry.Network("Other", "", "", "", "nnunet_mamba.architectures.other.Other", "")
+    other = registry.Network("Other", "", "", "", "", "", "nnunet_mamba.architectures.other.Other", "")
     monkeypatch.setattr(registry, "NETWORKS", (*registry.NETWORKS, other))
     plans = stock_plans()
     plans["configurations"]["3d_fullres"]["architecture"]["network_class_name"] = other.architecture

@@ -1,0 +1,84 @@
+"""Error messages explained: every one by its literal text, nothing by accident."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nnunet_mamba import registry
+from nnunet_mamba.cli import main as cli
+from nnunet_mamba.cli.main import VERBS
+from nnunet_mamba.doctor.messages import MESSAGES, Message, explain
+
+EVERY_LINE = [(m, line) for m in MESSAGES for line in m.examples]
+HARMLESS = """2026-01-01 10:00:00: Epoch 17
+train_loss -0.8123
+val_loss -0.7011
+Pseudo dice [np.float32(0.91), np.float32(0.88)]
+Mean Validation Dice: 0.87
+INFO: Using torch.compile...
+"""
+
+
+@pytest.mark.parametrize(("message", "line"), EVERY_LINE, ids=lambda v: v.key if isinstance(v, Message) else "")
+def test_every_literal_line_is_recognised_as_itself(message: Message, line: str) -> None:
+    assert explain(f"Traceback (most recent call last):\n  File x\n{line}\n")[0] is message
+
+
+def test_a_healthy_log_is_explained_by_nothing() -> None:
+    assert explain(HARMLESS) == []
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda m: m.key)
+def test_remedies_name_what_exists(message: Message) -> None:
+    verbs = re.findall(r"`nnunet-mamba ([a-z-]+)", message.remedy)
+    assert set(verbs) <= set(VERBS)
+    for trainer in re.findall(r"nnUNetTrainer\w+", message.remedy):
+        assert registry.locate(trainer) is not None
+    for planner in re.findall(r"nnUNetPlanner\w+", message.remedy):
+        assert registry.locate(planner) is not None
+
+
+def test_the_text_of_nnunet_has_not_changed() -> None:
+    """Messages that nnU-Net prints are looked up in its source."""
+    import nnunetv2
+
+    root = Path(nnunetv2.__file__).parent
+    source = "\n".join(p.read_text(encoding="utf-8", errors="replace") for p in root.rglob("*.py"))
+    for words in ("Could not find requested nnunet trainer", "Some background worker is 6 feet under",
+                  "Some background workers are no longer alive", "Fingerprint missing for this dataset",
+                  "Labels must be in consecutive order (0, 1, 2, ...)", " is not defined. ",
+                  "regions_class_order must have as "):  # fmt: skip
+        assert words in source, words
+
+
+def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cli.main(["doctor", "--explain", "No module named 'causal_conv1d_cuda'"]) == 0
+    text = capsys.readouterr().out
+    assert "cause: mamba-ssm or causal-conv1d" in text
+    assert "do: nnunet-mamba does not need it" in text
+    log = tmp_path / "log.txt"
+    log.write_text(
+        HARMLESS
+        + "torch.OutOfMemoryError: CUDA out of memory.\nRuntimeError: Some background workers are no longer alive"
+    )
+    assert cli.main(["doctor", "--explain", str(log), "--json"]) == 0
+    assert [m["key"] for m in json.loads(capsys.readouterr().out)] == ["out-of-memory", "background-workers-dead"]
+    assert cli.main(["doctor", "--explain", "something else"]) == 1
+    assert "No message that we know" in capsys.readouterr().out
+    assert cli.main(["doctor", "--explain", "x" * 5000]) == 1
+
+
+def test_explaining_is_quick_and_imports_no_torch() -> None:
+    code = (
+        "import sys; from nnunet_mamba.cli.main import main\n"
+        "main(['doctor', '--explain', 'CUDA out of memory'])\n"
+        "assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
