@@ -5,7 +5,7 @@ WORKERS ?= 2
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.nnunet-mamba-installed
 
-.PHONY: demo test test-slow lint types check startup bench clean
+.PHONY: demo test test-slow lint types docs build coverage check startup bench clean
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -29,7 +29,18 @@ lint: $(INSTALLED)
 types: $(INSTALLED)
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-check: lint types test test-slow
+docs: $(INSTALLED)  ## the documentation as a site, warnings are errors
+	$(BIN)/python -m pip install --quiet -e ".[docs]"
+	$(BIN)/python -m mkdocs build --strict --quiet
+
+build: $(INSTALLED)  ## wheel and source distribution in dist/
+	rm -rf dist
+	$(BIN)/python -m hatchling build -d dist
+
+coverage: $(INSTALLED)  ## which lines the fast tests reach
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --cov --cov-report=term-missing:skip-covered
+
+check: lint types docs build test startup test-slow  ## everything
 
 startup: $(INSTALLED)  ## what the hook costs at interpreter start
 	$(BIN)/python -m nnunet_mamba.discovery.benchmark
@@ -40,4 +51,4 @@ bench: startup  ## our operators and networks beside other implementations (minu
 	$(BIN)/nnunet-mamba bench network
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site .coverage .pytest_cache .ruff_cache .hypothesis

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,10 @@ ROUND = 1e-3
 """Float labels this near to an integer are meant to be it."""
 MOST_SHOWN = 8
 FEW = 1000
+
+
+Tell = Callable[[str, str], None]
+"""Reports a problem: its level, and what it is."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ def check_case(case: Case, dataset: Dataset, options: Options) -> Checked:
     return Checked(case, tuple(problems), grid, " ".join(digests), values)
 
 
-def _read(path: Path, options: Options, tell) -> Volume | None:
+def _read(path: Path, options: Options, tell: Tell) -> Volume | None:
     try:
         return read(path, options.prefer, options.fix_shear)
     except UnreadableError as error:
@@ -75,7 +79,7 @@ def _read(path: Path, options: Options, tell) -> Volume | None:
     return None
 
 
-def _check_orientation(path: Path, grid: Geometry, dataset: Dataset, tell) -> None:
+def _check_orientation(path: Path, grid: Geometry, dataset: Dataset, tell: Tell) -> None:
     if dataset.orientation is not None and grid.orientation != dataset.orientation:
         tell(
             WARNING,
@@ -84,7 +88,7 @@ def _check_orientation(path: Path, grid: Geometry, dataset: Dataset, tell) -> No
         )
 
 
-def _check_grid(path: Path, grid: Geometry, first: Geometry, options: Options, tell) -> None:
+def _check_grid(path: Path, grid: Geometry, first: Geometry, options: Options, tell: Tell) -> None:
     if grid.shape != first.shape:
         tell(REFUSED, f"{path}: on another grid, {_size(grid)} voxels; the case's first image has {_size(first)}")
         return
@@ -103,7 +107,7 @@ def _check_grid(path: Path, grid: Geometry, first: Geometry, options: Options, t
         )
 
 
-def _check_image(path: Path, volume: Volume, dataset: Dataset, options: Options, tell) -> None:
+def _check_image(path: Path, volume: Volume, dataset: Dataset, options: Options, tell: Tell) -> None:
     if volume.array.dtype.kind == "f":
         bad = int(np.count_nonzero(~np.isfinite(volume.array)))
         if bad and options.nan_to_zero:
@@ -116,7 +120,7 @@ def _check_image(path: Path, volume: Volume, dataset: Dataset, options: Options,
             tell(REPAIRED, f"{path.name}: {below} voxels below {dataset.lowest:g}, padding; set to {dataset.lowest:g}")
 
 
-def _check_label(path: Path, volume: Volume, allowed: Mapping[int, int], tell) -> tuple[int, ...]:
+def _check_label(path: Path, volume: Volume, allowed: Mapping[int, int], tell: Tell) -> tuple[int, ...]:
     array = volume.array
     if array.dtype.kind == "f":
         if not np.isfinite(array).all():

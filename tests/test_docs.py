@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from nnunet_mamba import registry, trainer_names
 from nnunet_mamba.cli.main import VERBS
+from nnunet_mamba.doctor.messages import MESSAGES
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
@@ -37,3 +39,31 @@ def test_every_how_to_is_in_the_list() -> None:
     folder = ROOT / "docs" / "how-to"
     listed = (folder / "README.md").read_text(encoding="utf-8")
     assert not [p.name for p in folder.glob("*.md") if p.name != "README.md" and f"({p.name})" not in listed]
+
+
+def test_made_pages_are_those_of_the_code() -> None:
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    generate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    old = [str(path.relative_to(ROOT)) for path, text in generate.pages().items()
+           if not path.is_file() or path.read_text(encoding="utf-8") != text]  # fmt: skip
+    assert not old, "run: python docs/generate.py"
+
+
+def test_every_page_is_in_the_navigation_and_every_error_has_a_page() -> None:
+    listed = re.findall(r"([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE)
+    there = {str(p.relative_to(ROOT / "docs")) for p in (ROOT / "docs").rglob("*.md")}
+    assert sorted(listed) == sorted(there)
+    for message in MESSAGES:
+        page = (ROOT / "docs" / "errors" / f"{message.key}.md").read_text(encoding="utf-8")
+        assert all(line in page for line in message.examples), "searchable by its literal text"
+
+
+def test_every_environment_variable_is_documented() -> None:
+    code = "\n".join(p.read_text(encoding="utf-8") for p in (ROOT / "nnunet_mamba").rglob("*.py"))
+    used = set(re.findall(r"\"(nnUNet_mamba_\w+|NNUNET_MAMBA_[A-Z]+)\"", code))
+    page = (ROOT / "docs" / "reference" / "environment-variables.md").read_text(encoding="utf-8")
+    assert used
+    assert not [name for name in used if f"`{name}`" not in page]

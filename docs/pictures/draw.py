@@ -7,6 +7,7 @@ same matplotlib).
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import matplotlib
@@ -32,7 +33,7 @@ BLUE, PALE_BLUE, GREY, ORANGE = "#2f6fad", "#d7e6f5", "#e6e9ec", "#c8551b"
 STEPS = LinearSegmentedColormap.from_list("steps", ["#f4f8fc", "#8fbbe3"])
 
 SIZE = 3
-ROW_HEIGHT, SHEAR, SLICE_GAP, RADIUS = 0.72, 0.33, 3.0, 0.24
+ROW_HEIGHT, SHEAR, SLICE_GAP, RADIUS = 0.74, 0.34, 2.75, 0.23
 
 
 def main() -> None:
@@ -49,8 +50,8 @@ def main() -> None:
 
 def scan_orders() -> Figure:
     """The step at which each voxel of a 3 x 3 x 3 volume is read, in the three orders."""
-    figure, panels = plt.subplots(1, 3, figsize=(WIDTH, 5.0))
-    figure.subplots_adjust(left=0.045, right=0.995, bottom=0.12, top=0.9, wspace=0.02)
+    figure, panels = plt.subplots(1, 3, figsize=(WIDTH, 5.5))
+    figure.subplots_adjust(left=0.02, right=0.99, bottom=0.09, top=0.98, wspace=0.02)
     orders = (
         ("f", "forward", "step t reads token t"),
         ("b", "reverse", "step t reads token 26 - t"),
@@ -58,8 +59,8 @@ def scan_orders() -> Figure:
     )
     for axes, (letter, title, rule) in zip(panels, orders, strict=True):
         _volume(axes, _steps(letter))
-        axes.set_title(title, color=INK, fontsize=12, fontweight="bold", pad=8)
-        axes.text(1.32, -3 * SLICE_GAP + 0.5, rule, ha="center", va="center", color=INK, fontsize=9.5)
+        _text(axes, 1.34, 0.7, title, size=12, weight="bold")
+        _text(axes, 1.34, -3 * SLICE_GAP + 0.5, rule)
     for x in range(SIZE):
         left = _position(x, 1, 0)[0] - 0.95
         panels[0].text(left, _position(x, 1, 0)[1], f"x = {x}", ha="right", va="center", color=SOFT, fontsize=9.5)
@@ -85,7 +86,7 @@ def _position(x: int, y: int, z: int) -> tuple[float, float]:
 
 
 def _volume(axes: Axes, steps: torch.Tensor) -> None:
-    axes.set(xlim=(-1.35, 3.55), ylim=(-3 * SLICE_GAP + 0.2, 0.75))
+    axes.set(xlim=(-1.9, 3.4), ylim=(-3 * SLICE_GAP + 0.2, 0.95))
     axes.set_aspect("equal")
     axes.axis("off")
     where = {}
@@ -94,7 +95,7 @@ def _volume(axes: Axes, steps: torch.Tensor) -> None:
         where[step] = (x, y, z)
         centre = _position(x, y, z)
         axes.add_patch(_cell(centre, STEPS(step / (SIZE**3 - 1))))
-        axes.text(*centre, str(step), ha="center", va="center", color=INK, fontsize=10, zorder=4)
+        axes.text(*centre, str(step), ha="center", va="center", color=INK, fontsize=10.5, zorder=4)
     for step in range(SIZE**3 - 1):
         here, there = where[step], where[step + 1]
         if sum(abs(a - b) for a, b in zip(here, there, strict=True)) == 1:
@@ -124,8 +125,8 @@ def _step_arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float]
 
 def _compass(axes: Axes) -> None:
     """The three axes as the volume lies, left of the gap between two slices"""
-    ox, oy = -1.0, -2.25
-    for dx, dy, name in ((0.62, 0.0, "z"), (-SHEAR * 0.85, -ROW_HEIGHT * 0.85, "y"), (0.0, -1.15, "x")):
+    ox, oy = -1.56, -1.75
+    for dx, dy, name in ((0.55, 0.0, "z"), (-SHEAR * 0.8, -ROW_HEIGHT * 0.8, "y"), (0.0, -0.85, "x")):
         axes.add_patch(
             FancyArrowPatch((ox, oy), (ox + dx, oy + dy), arrowstyle="-|>", mutation_scale=7, color=SOFT,
                             linewidth=1.0, shrinkA=0, shrinkB=0)
@@ -162,21 +163,21 @@ def overview() -> Figure:
         _text(axes, left + width / 2, BOX_TOP + 20, title, size=11.5, weight="bold")
         _text(axes, left + width / 2, BOX_BOTTOM - 19, note, color=SOFT)
         inside(axes, left, width)
-    for (left, width), (following, _) in zip(BOXES[:-1], BOXES[1:], strict=True):
+    for (left, width), (following, _) in pairwise(BOXES):
         _arrow(axes, (left + width + 3, 181), (following - 3, 181), colour=INK, size=13, width=1.8)
     return figure
 
 
 def _plan(axes: Axes, left: float, width: float) -> None:
-    _text(axes, left + width / 2, 292, "patch 128 x 128 x 128, batch 2", size=9)
-    columns = [left + share * width for share in (0.2, 0.52, 0.83)]
-    for x, heading in zip(columns, ("stage", "features", "map"), strict=True):
+    _text(axes, left + width / 2, 294, "patch 128 x 128 x 128", size=9)
+    columns = [left + share * width for share in (0.17, 0.47, 0.79)]
+    for x, heading in zip(columns, ("stage", "features", "map size"), strict=True):
         _text(axes, x, 258, heading, color=SOFT)
     axes.plot([left + 14, left + width - 14], [245, 245], color=LINE, linewidth=0.8)
     for stage in range(5):
         for x, value in zip(columns, (stage, 48 * 2**stage, 128 // 2**stage), strict=True):
             _text(axes, x, 226 - 31 * stage, str(value), size=9.5)
-    _text(axes, left + width / 2, 64, "strides 1, 2, 2, 2, 2", size=9)
+    _text(axes, left + width / 2, 66, "strides 1, 2, 2, 2, 2; batch 2", size=9)
 
 
 def _network(axes: Axes, left: float, width: float) -> None:
@@ -199,7 +200,7 @@ def _network(axes: Axes, left: float, width: float) -> None:
             _arrow(axes, (middle - offset + 2, y - 17 + level), (below - 2, heights[level + 1] + 16), colour=INK)
             above = middle + offsets[level + 1] if level < 3 else middle
             _arrow(axes, (above + 2, heights[level + 1] + 16), (middle + offset - 2, y - 17 + level), colour=INK)
-    for x, colour, name in ((left + 22, BLUE, "Mamba layers"), (left + 126, GREY, "convolutions")):
+    for x, colour, name in ((left + 13, BLUE, "Mamba layers"), (left + 116, GREY, "convolutions")):
         axes.add_patch(
             Rectangle((x, 58), 11, 11, facecolor=colour, edgecolor=BLUE if colour == BLUE else INK, linewidth=0.8)
         )
@@ -207,7 +208,7 @@ def _network(axes: Axes, left: float, width: float) -> None:
 
 
 def _layer(axes: Axes, left: float, width: float) -> None:
-    x, wide = left + width / 2 - 12, 132
+    x, wide = left + width / 2 - 11, 144
     rows = (
         (286, "map (b c x y z)", "white"),
         (239, "tokens (b l c)", "white"),
@@ -225,7 +226,7 @@ def _layer(axes: Axes, left: float, width: float) -> None:
     axes.plot([x - 4, x + 4], [plus, plus], color=INK, linewidth=1.0, zorder=4)
     axes.plot([x, x], [plus - 4, plus + 4], color=INK, linewidth=1.0, zorder=4)
     _arrow(axes, (x, plus - 8), (x, 88), colour=INK)
-    right = x + wide / 2 + 17
+    right = x + wide / 2 + 15
     axes.plot([x + wide / 2, right, right], [286, 286, plus], color=INK, linewidth=1.1)
     _arrow(axes, (right, plus), (x + 9, plus), colour=INK)
 

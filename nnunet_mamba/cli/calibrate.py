@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nnunet_mamba.calibration.model_folder import ModelFolder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
     return _choose(model, options)
 
 
-def _choose(model, options: argparse.Namespace) -> int:
+def _choose(model: ModelFolder, options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from nnunet_mamba.calibration import choose

@@ -5,8 +5,12 @@ from __future__ import annotations
 import argparse
 import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nnunet_mamba.checks import nnunet_folder
+
+if TYPE_CHECKING:
+    from nnunet_mamba.planning.sweep import Variant
 
 SWEEPS = "sweeps"
 
@@ -74,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _train(root: Path, variant, fold: str, line: list[str]) -> bool:
+def _train(root: Path, variant: Variant, fold: str, line: list[str]) -> bool:
     """Whether it ended well. A failure is reported and the others go on."""
     from nnunet_mamba.crossval.commands import CommandFailedError, StockCommands
 

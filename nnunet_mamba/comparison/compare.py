@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+
 from nnunet_mamba.comparison import plots, tables
 from nnunet_mamba.comparison.candidates import Candidate
 from nnunet_mamba.comparison.cases import Groups
@@ -126,7 +128,7 @@ def _training(candidates: Sequence[Candidate], energy: Path | None) -> Section:
     return Section("Training", (tables.cost(records, used),), (drawn,))
 
 
-def _shown_cases(scores, metric: metrics.Metric) -> dict[str, str]:
+def _shown_cases(scores: pd.Series, metric: metrics.Metric) -> dict[str, str]:
     """Title -> case; fewer where there are fewer cases"""
     ordered = scores.dropna().sort_values(ascending=metric.best == 0.0, kind="stable").index
     chosen: dict[str, str] = {}
@@ -148,7 +150,5 @@ def _count(number: int, word: str) -> str:
 
 
 def _write_scores(found: tables.Tables, target: Path) -> None:
-    import pandas as pd
-
     target.parent.mkdir(parents=True, exist_ok=True)
     pd.concat(dict(found), names=["model"]).to_csv(target)

@@ -1,5 +1,8 @@
 """Waits for nnU-Net's class lookup to be imported. Standard library only: it runs before nnU-Net does."""
 
+# without typing, which would cost more than the rest
+# pyright: reportMissingParameterType=false
+
 import sys
 
 TARGET = "nnunetv2.utilities.find_class_by_name"

@@ -174,9 +174,9 @@ MESSAGES = (
          "AssertionError: regions_class_order must have as many entries as there are regions"),
         r"regions_class_order",
         "dataset.json has labels made of several values (regions) and no, or a too short, `regions_class_order`.",
-        "One entry per region, in the order of the labels, the value with which the region is painted; later ones over "
-        "earlier ones. BraTS: `\"labels\": {\"background\": 0, \"whole tumor\": [1, 2, 3], \"tumor core\": [2, 3], \"enhancing "
-        "tumor\": [3]}, \"regions_class_order\": [1, 2, 3]`. `nnunet-mamba convert brats` writes it.",
+        "One entry per region, in the order of the labels: the value with which the region is painted, later ones over "
+        'earlier ones. BraTS 2023: `"labels": {"background": 0, "whole tumor": [1, 2, 3], "tumor core": [1, 3], "enhancing tumor": '
+        '[3]}, "regions_class_order": [2, 1, 3]`. `nnunet-mamba convert brats` writes it.',
     ),
     Message(
         "labels-not-consecutive",

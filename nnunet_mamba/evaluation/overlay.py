@@ -8,6 +8,7 @@ import matplotlib
 import numpy as np
 import SimpleITK as sitk
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -55,12 +56,12 @@ def _densest_slice(mask: np.ndarray, axis: int) -> int:
     return int(np.argmax((mask > 0).sum(others)))
 
 
-def _fill(ax, mask: np.ndarray, color: tuple[float, ...], aspect: float) -> None:
+def _fill(ax: Axes, mask: np.ndarray, color: tuple[float, ...], aspect: float) -> None:
     rgba = np.zeros((*mask.shape, 4))
     rgba[mask] = (*color[:3], 0.35)
     ax.imshow(rgba, origin="lower", aspect=aspect, interpolation="nearest")
 
 
-def _outline(ax, mask: np.ndarray, color: tuple[float, ...]) -> None:
+def _outline(ax: Axes, mask: np.ndarray, color: tuple[float, ...]) -> None:
     if mask.any():
         ax.contour(mask.astype(float), levels=[0.5], colors=[color[:3]], linewidths=1.8)

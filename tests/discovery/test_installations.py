@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
+import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
+from nnunet_mamba.version import __version__
 from tests.discovery.conftest import DEPENDENCIES, ROOT, Environment
 
 LOOKUPS = """
@@ -134,7 +138,31 @@ def test_wheel_is_small_and_whole(wheel: Path) -> None:
         "nnunet_mamba/data/hippocampus/ATTRIBUTION.md",
         "nnunet_mamba/data/hippocampus/Task04_Hippocampus/dataset.json",
         "dataset_conversion/__init__.py",
+        "nnunet_mamba/comparison/page/report.html",
+        "nnunet_mamba/comparison/page/report.css",
+        "nnunet_mamba/comparison/page/viewer.js",
     ):
         assert needed in names
     assert any(re.search(r"licenses/LICENSE$", name) for name in names)
     assert not [name for name in names if name.startswith(("tests/", "docs/"))]
+
+
+def test_source_distribution_builds_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "hatchling", "build"]
+    subprocess.run([*build, "-t", "sdist", "-d", tmp_path], cwd=ROOT, check=True, capture_output=True)
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as file:
+        file.extractall(tmp_path, filter="data")
+    (source,) = (p for p in tmp_path.iterdir() if p.is_dir())
+    subprocess.run([*build, "-t", "wheel", "-d", tmp_path], cwd=source, check=True, capture_output=True)
+    (again,) = tmp_path.glob("*.whl")
+    assert sorted(zipfile.ZipFile(again).namelist()) == sorted(zipfile.ZipFile(wheel).namelist())
+
+
+def test_installation_beside_nnunet_changes_no_other_package(environment: Environment, wheel: Path) -> None:
+    """With nnU-Net and its packages there, pip would install us and nothing else; there is no index to take it from."""
+    command = [sys.executable, "-m", "pip", "--python", environment.python, "install", "--dry-run", "--no-index", wheel]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    would = re.findall(r"Would install (.*)", done.stdout)
+    assert would == [f"nnunet-mamba-{__version__}"]

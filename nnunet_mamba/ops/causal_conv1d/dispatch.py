@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -43,37 +45,37 @@ def causal_conv1d(
 
 
 @torch.library.custom_op(f"nnunet_mamba::{OP}", mutates_args=(), schema=f"({INPUTS}, str backend) -> Tensor")
-def _forward(x, weight, bias, silu, backend):
+def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, backend: str):
     with without_autocast(x):
         return backends.choose(OP, backend, x).forward(x, weight, bias, silu)
 
 
 @_forward.register_fake
-def _(x, weight, bias, silu, backend):
+def _(x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, backend: str):
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
 @torch.library.custom_op(
     f"nnunet_mamba::{OP}_backward", mutates_args=(), schema=f"(Tensor grad_y, {INPUTS}, str backend) -> Tensor[]"
 )
-def _backward(grad_y, x, weight, bias, silu, backend):
+def _backward(grad_y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, backend: str):
     with without_autocast(x):
         grads = backends.choose(OP, backend, x, BACKWARD).backward(grad_y, x, weight, bias, silu)
     return [g.contiguous() for g in grads if g is not None]
 
 
 @_backward.register_fake
-def _(grad_y, x, weight, bias, silu, backend):
+def _(grad_y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, backend: str):
     given = (x, weight, bias)
     return [torch.empty_like(t, memory_format=torch.contiguous_format) for t in given if t is not None]
 
 
-def _save(ctx, inputs, output):
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Any):
     x, weight, bias, ctx.silu, ctx.backend = inputs
     ctx.save_for_backward(x, weight, bias)
 
 
-def _differentiate(ctx, grad_y):
+def _differentiate(ctx: Any, grad_y: Tensor):
     tensors = ctx.saved_tensors
     grads = iter(_backward(grad_y, *tensors, ctx.silu, ctx.backend))
     return (*(None if x is None else next(grads) for x in tensors), None, None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -88,14 +90,36 @@ def _check_negative(A: Tensor) -> None:
 @torch.library.custom_op(
     f"nnunet_mamba::{OP}", mutates_args=(), schema=f"({INPUTS}, str backend) -> (Tensor y, Tensor states)"
 )
-def _forward(u, delta, A, B, C, D, z, delta_bias, softplus, backend):
+def _forward(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    softplus: bool,
+    backend: str,
+):
     _check_negative(A)
     with without_autocast(u):
         return backends.choose(OP, backend, u).forward(u, delta, A, B, C, D, z, delta_bias, softplus)
 
 
 @_forward.register_fake
-def _(u, delta, A, B, C, D, z, delta_bias, softplus, backend):
+def _(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    softplus: bool,
+    backend: str,
+):
     batch, d, length = u.shape
     states = u.new_empty((batch, n_chunks(length), A.shape[1], d), dtype=accumulation_dtype(u))
     return u.new_empty((batch, d, length)), states
@@ -106,7 +130,20 @@ def _(u, delta, A, B, C, D, z, delta_bias, softplus, backend):
     mutates_args=(),
     schema=f"(Tensor grad_y, {INPUTS}, Tensor states, str backend) -> Tensor[]",
 )
-def _backward(grad_y, u, delta, A, B, C, D, z, delta_bias, softplus, states, backend):
+def _backward(
+    grad_y: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    softplus: bool,
+    states: Tensor,
+    backend: str,
+):
     with without_autocast(u):
         grads = backends.choose(OP, backend, u, BACKWARD).backward(
             grad_y, u, delta, A, B, C, D, z, delta_bias, softplus, states
@@ -115,17 +152,30 @@ def _backward(grad_y, u, delta, A, B, C, D, z, delta_bias, softplus, states, bac
 
 
 @_backward.register_fake
-def _(grad_y, u, delta, A, B, C, D, z, delta_bias, softplus, states, backend):
+def _(
+    grad_y: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    softplus: bool,
+    states: Tensor,
+    backend: str,
+):
     given = (u, delta, A, B, C, D, z, delta_bias)
     return [torch.empty_like(x, memory_format=torch.contiguous_format) for x in given if x is not None]
 
 
-def _save(ctx, inputs, output):
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Any):
     *tensors, ctx.softplus, ctx.backend = inputs
     ctx.save_for_backward(*tensors, output[1])
 
 
-def _differentiate(ctx, grad_y, grad_states):
+def _differentiate(ctx: Any, grad_y: Tensor, grad_states: Tensor):
     *tensors, states = ctx.saved_tensors
     grads = iter(_backward(grad_y, *tensors, ctx.softplus, states, ctx.backend))
     return (*(None if x is None else next(grads) for x in tensors), None, None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -107,7 +109,20 @@ def _check(
     mutates_args=(),
     schema=f"({TENSORS}, str orders, SymInt n_slices, str backend) -> (Tensor y, Tensor states)",
 )
-def _forward(x, z, conv_weight, conv_bias, x_proj_weight, dt_proj_weight, dt_bias, A, D, orders, n_slices, backend):
+def _forward(
+    x: Tensor,
+    z: Tensor,
+    conv_weight: Tensor,
+    conv_bias: Tensor,
+    x_proj_weight: Tensor,
+    dt_proj_weight: Tensor,
+    dt_bias: Tensor,
+    A: Tensor,
+    D: Tensor,
+    orders: str,
+    n_slices: int,
+    backend: str,
+):
     module = backends.choose(OP, backend, x)
     with without_autocast(x):
         return module.forward(
@@ -116,7 +131,20 @@ def _forward(x, z, conv_weight, conv_bias, x_proj_weight, dt_proj_weight, dt_bia
 
 
 @_forward.register_fake
-def _(x, z, conv_weight, conv_bias, x_proj_weight, dt_proj_weight, dt_bias, A, D, orders, n_slices, backend):
+def _(
+    x: Tensor,
+    z: Tensor,
+    conv_weight: Tensor,
+    conv_bias: Tensor,
+    x_proj_weight: Tensor,
+    dt_proj_weight: Tensor,
+    dt_bias: Tensor,
+    A: Tensor,
+    D: Tensor,
+    orders: str,
+    n_slices: int,
+    backend: str,
+):
     batch, length, e = x.shape
     states = x.new_empty((len(orders), batch, n_chunks(length), A.shape[2], e), dtype=accumulation_dtype(x))
     return x.new_empty((batch, length, e)), states
@@ -128,8 +156,9 @@ def _(x, z, conv_weight, conv_bias, x_proj_weight, dt_proj_weight, dt_bias, A, D
     schema=f"(Tensor grad_y, {TENSORS}, str orders, SymInt n_slices, Tensor states, str backend) -> Tensor[]",
 )
 def _backward(
-    grad_y, x, z, conv_weight, conv_bias, x_proj_weight, dt_proj_weight, dt_bias, A, D, orders, n_slices, states,
-    backend,
+    grad_y: Tensor, x: Tensor, z: Tensor, conv_weight: Tensor, conv_bias: Tensor, x_proj_weight: Tensor,
+    dt_proj_weight: Tensor, dt_bias: Tensor, A: Tensor, D: Tensor, orders: str, n_slices: int, states: Tensor,
+    backend: str,
 ):  # fmt: skip
     module = backends.choose(OP, backend, x, BACKWARD)
     with without_autocast(x):
@@ -140,18 +169,21 @@ def _backward(
 
 
 @_backward.register_fake
-def _(grad_y, x, z, conv_weight, conv_bias, x_proj_weight, dt_proj_weight, dt_bias, A, D, orders, n_slices, states,
-      backend):  # fmt: skip
+def _(
+    grad_y: Tensor, x: Tensor, z: Tensor, conv_weight: Tensor, conv_bias: Tensor, x_proj_weight: Tensor,
+    dt_proj_weight: Tensor, dt_bias: Tensor, A: Tensor, D: Tensor, orders: str, n_slices: int, states: Tensor,
+    backend: str,
+):  # fmt: skip
     given = (x, z, conv_weight, conv_bias, x_proj_weight, dt_proj_weight, dt_bias, A, D)
     return [torch.empty_like(t, memory_format=torch.contiguous_format) for t in given]
 
 
-def _save(ctx, inputs, output):
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Any):
     *tensors, ctx.orders, ctx.n_slices, ctx.backend = inputs
     ctx.save_for_backward(*tensors, output[1])
 
 
-def _differentiate(ctx, grad_y, grad_states):
+def _differentiate(ctx: Any, grad_y: Tensor, grad_states: Tensor):
     *tensors, states = ctx.saved_tensors
     grads = _backward(grad_y, *tensors, ctx.orders, ctx.n_slices, states, ctx.backend)
     return (*grads, None, None, None)
