@@ -31,7 +31,7 @@ types: $(INSTALLED)
 
 docs: $(INSTALLED)  ## the documentation as a site, warnings are errors
 	$(BIN)/python -m pip install --quiet -e ".[docs]"
-	$(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 build: $(INSTALLED)  ## wheel and source distribution in dist/
 	rm -rf dist

@@ -15,7 +15,7 @@ ENERGY = "energy"
 def measured(target: Path) -> Iterator[None]:
     """Append codecarbon's record of what runs meanwhile to `target`, a CSV file; do nothing where it is missing."""
     try:
-        from codecarbon import EmissionsTracker
+        from codecarbon import EmissionsTracker  # pyright: ignore[reportMissingImports]
     except ImportError:
         yield
         return
