@@ -7,7 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-KEPT_THERE = {"nnUNet_results": "trained models", "nnUNet_preprocessed": "its plans and preprocessed data"}
+KEPT_THERE = {
+    "nnUNet_raw": "datasets",
+    "nnUNet_results": "trained models",
+    "nnUNet_preprocessed": "its plans and preprocessed data",
+}
 
 
 def nnunet_folder(variable: str) -> Path:

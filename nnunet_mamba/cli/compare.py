@@ -7,7 +7,9 @@ import json
 from pathlib import Path
 
 from nnunet_mamba.checks import nnunet_folder
-from nnunet_mamba.cli.evaluate import DEFAULT_METRICS
+from nnunet_mamba.cli.evaluate import DEFAULT_METRICS, check_quickly
+
+TESTS = ("permutation", "wilcoxon")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,19 +40,17 @@ example: nnunet-mamba compare -d 4 nnUNetTrainerSegMamba__nnUNetPlans__2d nnUNet
 
 def run(options: argparse.Namespace) -> int:
     """Returns 0. Raises ValueError for models that cannot be compared."""
+    check_quickly(options)
+    if options.test not in TESTS:
+        raise ValueError(f"-test {options.test}; expected {' or '.join(TESTS)}")
     from nnunet_mamba.comparison import candidates as found
     from nnunet_mamba.comparison.cases import FILE, Groups, read_groups
     from nnunet_mamba.comparison.compare import Inputs, compare
-    from nnunet_mamba.comparison.differences import TESTS
     from nnunet_mamba.comparison.report import write_html, write_markdown
     from nnunet_mamba.datasets import dataset_name
     from nnunet_mamba.evaluation.evaluate import question
     from nnunet_mamba.evaluation.metrics import EmptyRule
 
-    if options.np < 1:
-        raise ValueError(f"-np {options.np}; expected a number of processes")
-    if options.test not in TESTS:
-        raise ValueError(f"-test {options.test}; expected {' or '.join(TESTS)}")
     dataset = dataset_name(options.d)
     results, raw = nnunet_folder("nnUNet_results") / dataset, nnunet_folder("nnUNet_raw") / dataset
     preprocessed = nnunet_folder("nnUNet_preprocessed") / dataset

@@ -46,18 +46,20 @@ example: nnunet-mamba crossval -d 4 -tr nnUNetTrainerSegMamba nnUNetTrainerSegMa
 
 def run(options: argparse.Namespace) -> int:
     """Returns 0, or 1 when a step failed. Raises ValueError for what cannot be trained."""
+    from nnunet_mamba.discovery.resolve import check_trainer
+
+    for name in options.tr:
+        check_trainer(name)
+    more = tuple(_option(text) for text in options.sbatch)
+    if options.np < 1:
+        raise ValueError(f"-np {options.np}; expected a number of processes")
     for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         nnunet_folder(variable)
     from nnunet_mamba.crossval import slurm
     from nnunet_mamba.crossval.steps import with_previous_stages
     from nnunet_mamba.crossval.study import Study, pair_models
     from nnunet_mamba.datasets import dataset_name
-    from nnunet_mamba.discovery.resolve import check_trainer
 
-    for name in options.tr:
-        check_trainer(name)
-    if options.np < 1:
-        raise ValueError(f"-np {options.np}; expected a number of processes")
     models = pair_models(options.tr, options.p, options.c)
     dataset = dataset_name(options.d)
     out = (options.o or nnunet_folder("nnUNet_results") / dataset / "crossval").resolve()
@@ -70,7 +72,6 @@ def run(options: argparse.Namespace) -> int:
         if study.plans_file(model).is_file():
             study.configuration(model)
     if options.executor == "slurm":
-        more = tuple(_option(text) for text in options.sbatch)
         resources = slurm.Resources(options.hours, options.memory, options.cores, options.partition, more)
         if options.dry_run:
             print(f"Jobs of {dataset}:\n{slurm.table(slurm.jobs_of(study))}\n\nand what they run:")

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from pathlib import Path
 
+METRICS = ("Dice", "IoU", "HD95", "HD95area", "HD", "ASSD", "NSD1", "clDice", "LesionDice", "LesionHD95", "Volume",
+           "VolumeDifference")  # fmt: skip
 DEFAULT_METRICS = ("Dice", "IoU", "HD95", "ASSD", "NSD1")
 
 
@@ -28,16 +31,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "example: nnunet-mamba evaluate -ref labelsTs -pred OUT -metrics Dice HD95 NSD2 clDice -np 4"
 
 
+def check_quickly(options: argparse.Namespace) -> None:
+    """What is wrong without a look at any image, said before torch is imported. Raises ValueError."""
+    unknown = [name for name in options.metrics if name not in METRICS and not re.fullmatch(r"NSD\d+(\.\d+)?", name)]
+    if unknown:
+        raise ValueError(f"metric {unknown[0]!r}; expected some of {', '.join(METRICS)}, NSD2, NSD0.5, ...")
+    if options.np < 1:
+        raise ValueError(f"-np {options.np}; expected a number of processes")
+
+
 def run(options: argparse.Namespace) -> int:
     """Returns 0. Raises ValueError for folders that do not fit together."""
-    from nnunet_mamba.evaluation.evaluate import Pairs, as_markdown, evaluate, question, report, write_json
-    from nnunet_mamba.evaluation.metrics import EmptyRule
-
+    check_quickly(options)
     description = options.djfile or options.pred / "dataset.json"
     if not description.is_file():
         raise ValueError(f"{description}: no such file; name the dataset.json with the labels: -djfile FILE")
-    if options.np < 1:
-        raise ValueError(f"-np {options.np}; expected a number of processes")
+    from nnunet_mamba.evaluation.evaluate import Pairs, as_markdown, evaluate, question, report, write_json
+    from nnunet_mamba.evaluation.metrics import EmptyRule
+
     dataset_json = json.loads(description.read_text(encoding="utf-8"))
     asked = question(dataset_json, options.metrics, EmptyRule(options.both_empty, options.one_empty))
     pairs = Pairs.find(options.ref, options.pred, dataset_json["file_ending"])

@@ -39,6 +39,8 @@ GRID.json: every combination of the listed values is one variant; leave out what
 
 def run(options: argparse.Namespace) -> int:
     """Returns 0, or 1 when a training failed. Raises ValueError for a grid that cannot be planned."""
+    if not options.grid.is_file():  # before torch is imported
+        raise ValueError(f"{options.grid}: no such file; expected a JSON grid, see nnunet-mamba sweep --help")
     from nnunet_mamba.planning import sweep as sweeps
 
     grid = sweeps.load_grid(options.grid)

@@ -45,8 +45,6 @@ class Sweep:
 
 def load_grid(path: Path) -> dict[str, Any]:
     """A grid file. Raises ValueError naming unknown keys, keys that are missing, and values that are not lists."""
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file; expected a JSON grid, see nnunet-mamba sweep --help")
     try:
         grid = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:

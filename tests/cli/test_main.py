@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -74,3 +76,56 @@ def test_demo_trains_trainers_that_exist(tmp_path: Path, epochs: int) -> None:
     recipe = {"cpu": {"epochs": epochs, "iterations": 2}}
     demo = Demo(tmp_path, "Dataset004_Hippocampus", tmp_path, "cpu", recipe)
     assert all(registry.locate(name) is not None for name in demo.trainers)
+
+
+WRONG = {
+    "crossval -d 4 -tr nnUNetTrainerSegMama": "Did you mean nnUNetTrainerSegMamba?",
+    "crossval -d 4 -tr nnUNetTrainerSegMamba_x": "_x is no suffix",
+    "crossval -d 4 -tr nnUNetTrainer": "the environment variable nnUNet_raw is not set",
+    "evaluate -ref a -pred b -metrics Dicee": "metric 'Dicee'; expected some of Dice",
+    "evaluate -ref a -pred b": "name the dataset.json with the labels: -djfile FILE",
+    "compare -d 4 A B -test t": "-test t; expected permutation or wilcoxon",
+    "compare -d 4 A B -np 0": "-np 0; expected a number of processes",
+    "sweep -d 4 nowhere.json": "nowhere.json: no such file",
+    "nonsense": "invalid choice: 'nonsense'",
+    "doctor --nonsense": "unrecognized arguments: --nonsense",
+    "convert": "which dataset? One of asoca",
+    "convert asoca -i nowhere": "nowhere",
+}
+
+
+def test_what_is_wrong_is_said_at_once(tmp_path: Path) -> None:
+    """Before torch is imported, which alone takes seconds; one process for all."""
+    code = (
+        "import io, json, sys; from contextlib import redirect_stderr, redirect_stdout\n"
+        "from nnunet_mamba.cli.main import main\n"
+        "said = {}\n"
+        "for line in json.loads(sys.argv[1]):\n"
+        "    out = io.StringIO()\n"
+        "    with redirect_stderr(out), redirect_stdout(out):\n"
+        "        sys.argv = ['nnunet-mamba', *line.split()]\n"
+        "        try:\n"
+        "            code = main()\n"
+        "        except SystemExit as stop:\n"
+        "            code = stop.code\n"
+        "    said[line] = [code, out.getvalue(), 'torch' in sys.modules]\n"
+        "print(json.dumps(said))"
+    )
+    hidden = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+    environment = {k: v for k, v in os.environ.items() if k not in hidden}
+    done = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(list(WRONG))], capture_output=True, text=True, check=False,
+        env=environment, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for line, (exit_code, text, heavy) in json.loads(done.stdout).items():
+        assert exit_code == 2, (line, text)
+        assert WRONG[line] in text, (line, text)
+        assert not heavy, f"{line}: torch was imported"
+
+
+def test_metrics_are_those_of_the_evaluation() -> None:
+    from nnunet_mamba.cli import evaluate
+    from nnunet_mamba.evaluation import metrics
+
+    assert set(evaluate.METRICS) == set(metrics.METRICS)

@@ -160,7 +160,9 @@ def test_names_are_shortened_only_by_what_is_common() -> None:
         return [c.name for c in with_short_names([Candidate(n, {}, {}) for n in given])]
 
     assert names("A__P__2d", "B__P__2d") == ["A", "B"]
-    assert names("A__P__2d", "A__Q__3d") == ["P__2d", "Q__3d"]
+    assert names("A__P__2d", "A__Q__3d") == ["A__P__2d", "A__Q__3d"]
+    assert names("A_x_5epochs__P__2d", "B_5epochs__P__2d") == ["A_x", "B"]
+    assert names("A_5epochs__P__2d", "A_bf16_5epochs__P__2d") == ["A", "A_bf16"]
     assert names("A__P__2d", "B__Q__2d") == ["A__P", "B__Q"]
     assert names("A__P__2d", "B__P__2d", "chosen") == ["A", "B", "chosen"]
     assert names("A__P__2d", "A") == ["A__P__2d", "A"]
