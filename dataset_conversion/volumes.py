@@ -85,6 +85,7 @@ class Geometry:
 
 
 def geometry(shape: tuple[int, ...], affine: np.ndarray) -> Geometry:
+    """A grid from its size and the map from voxels to mm"""
     return Geometry(tuple(int(n) for n in shape), tuple(tuple(float(v) for v in row) for row in affine))  # type: ignore[arg-type]
 
 

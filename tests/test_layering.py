@@ -82,3 +82,17 @@ def test_every_layer_is_ranked() -> None:
 def test_dataset_conversion_imports_nothing_of_the_package() -> None:
     for path in (ROOT / "dataset_conversion").rglob("*.py"):
         assert not any(name.split(".")[0] == "nnunet_mamba" for name in _imports(path)), path
+
+
+def _documented() -> list[Path]:
+    return [*_modules(), *sorted((ROOT / "dataset_conversion").rglob("*.py"))]
+
+
+@pytest.mark.parametrize("path", _documented(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_what_is_public_says_what_it_is(path: Path) -> None:
+    """Modules, their classes and functions; a verb's `add_arguments` and classes that only name a network need none."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assert ast.get_docstring(tree) or path.name == "__init__.py"
+    for node in tree.body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith(("_", "nnUNet")):
+            assert ast.get_docstring(node) or node.name == "add_arguments", f"{path.name}: {node.name}"

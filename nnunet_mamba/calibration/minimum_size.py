@@ -83,6 +83,8 @@ class MinimumSize:
 
 @dataclass(frozen=True)
 class Found:
+    """What was chosen, and what it gains on held-out cases."""
+
     size: MinimumSize
     metric: str
     before: float
@@ -97,6 +99,7 @@ class Found:
 
 
 def voxel_size(unit: str, spacing: Sequence[float]) -> float:
+    """1 where sizes are voxels, else mm3 of one. spacing: mm"""
     return 1.0 if unit == "voxels" else float(np.prod(spacing))
 
 

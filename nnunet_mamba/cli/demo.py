@@ -68,6 +68,8 @@ def run(options: argparse.Namespace) -> int:
 
 @dataclass(frozen=True)
 class Demo:
+    """The whole job on one dataset in the format of the Medical Segmentation Decathlon."""
+
     source: Path
     dataset: str
     out: Path

@@ -61,6 +61,7 @@ def from_folder(folder: Path, ending: str) -> Candidate:
 
 
 def finished_folds(model: Path) -> list[int]:
+    """Numbers of the folds with a summary of their validation"""
     names = [p.parent.parent.name.removeprefix("fold_") for p in model.glob("fold_*/validation/summary.json")]
     return sorted(int(name) for name in names if name.isdecimal())
 

@@ -23,6 +23,8 @@ PAGE = Path(__file__).parent / "page"
 
 @dataclass(frozen=True)
 class Picture:
+    """A figure as SVG, its file name and what it shows."""
+
     name: str
     caption: str
     svg: bytes
@@ -34,6 +36,8 @@ class Picture:
 
 @dataclass(frozen=True)
 class Section:
+    """A heading with tables and pictures below it."""
+
     title: str
     tables: tuple[Table, ...] = ()
     pictures: tuple[Picture, ...] = ()

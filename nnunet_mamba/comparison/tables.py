@@ -23,6 +23,8 @@ Tables = Mapping[str, pd.DataFrame]
 
 @dataclass(frozen=True)
 class Table:
+    """Text, ready to be shown."""
+
     title: str
     note: str
     head: tuple[str, ...]
@@ -71,6 +73,7 @@ def differences(found: Sequence[Difference], test: str, unit: str) -> Table:
 
 
 def cohorts(tables: Tables, cohorts_of: Mapping[str, Sequence[str]], metrics: Sequence[str], mask: str) -> Table:
+    """Scores of each cohort. cohorts_of: cohort -> its cases"""
     rows = [
         (
             cohort,
@@ -157,24 +160,29 @@ def per_case(tables: Tables, metric: str, mask: str) -> pd.DataFrame:
 
 
 def number(value: float) -> str:
+    """Four digits; a dash for not-a-number"""
     return UNKNOWN if math.isnan(value) else f"{value:.4g}"
 
 
 def signed(value: float) -> str:
+    """Four digits with their sign; a dash for not-a-number"""
     return UNKNOWN if math.isnan(value) else f"{value:+.4g}"
 
 
 def interval(low: float, high: float) -> str:
+    """Both ends; a dash where there is none"""
     return UNKNOWN if math.isnan(low) else f"{low:+.3g} to {high:+.3g}"
 
 
 def p_value(value: float) -> str:
+    """Three places, or that it is below them"""
     if math.isnan(value):
         return UNKNOWN
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def duration(seconds: float) -> str:
+    """Seconds, minutes or hours"""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -26,6 +26,8 @@ def is_fresh(outputs: Iterable[Path], inputs: Iterable[Path] = ()) -> bool:
 
 @dataclass(frozen=True)
 class Fresh:
+    """All outputs are there and none is older than an input."""
+
     outputs: tuple[Path, ...]
     inputs: tuple[Path, ...] = ()
 
@@ -89,4 +91,5 @@ class BestFound:
 
 
 def trained_files(fold: Path) -> tuple[Path, Path]:
+    """What a finished fold has: the last checkpoint, the summary of its validation"""
     return fold / FINAL, fold / "validation" / "summary.json"

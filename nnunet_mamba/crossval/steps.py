@@ -99,6 +99,7 @@ def trainings(study: Study, models: tuple[Model, ...], after: tuple[str, ...]) -
 
 
 def training_name(model: Model, fold: int) -> str:
+    """Of the step that trains this fold"""
     return f"train_{model.name}_{fold}"
 
 
@@ -158,6 +159,7 @@ def chosen(study: Study) -> dict[str, Any]:
 
 
 def predictions(study: Study, name: str) -> Path:
+    """Folder for the unseen cases of a model, of the ensemble, or of the chosen one"""
     return study.out / "unseen" / name
 
 

@@ -16,6 +16,7 @@ PARTS = (self_test.FORWARD, self_test.BACKWARD)
 
 
 def findings() -> Iterator[Finding]:
+    """Which backend runs each operator on each device"""
     forced = os.environ.get(backends.ENVIRONMENT_VARIABLE)
     if forced:
         known = forced in backends.names()

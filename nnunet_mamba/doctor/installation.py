@@ -23,6 +23,7 @@ LEAST_NNUNET = (2, 8, 1)
 
 
 def findings() -> Iterator[Finding]:
+    """Versions, and what does not go together"""
     yield Finding(AREA, "Python", OK, f"{platform.python_version()} at {sys.executable}, {platform.platform()}")
     for name in NEEDED:
         found = installed(name)
@@ -41,6 +42,7 @@ def findings() -> Iterator[Finding]:
 
 
 def installed(package: str) -> str | None:
+    """Version of a package, None without it"""
     try:
         return version(package)
     except PackageNotFoundError:

@@ -19,6 +19,7 @@ OURS = ("nnUNet_mamba_precision", "nnUNet_mamba_seed", "nnUNet_mamba_self_test",
 
 
 def findings() -> Iterator[Finding]:
+    """Folders, shared memory, data workers, variables"""
     for variable, least in FOLDERS.items():
         yield _folder(variable, least)
     if SHARED.is_dir():

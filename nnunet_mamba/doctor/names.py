@@ -33,6 +33,7 @@ for name in sys.argv[1:]:
 
 
 def findings() -> Iterator[Finding]:
+    """Whether nnU-Net finds our names"""
     if os.environ.get("NNUNET_MAMBA_AUTOLOAD") == "0":
         text = "NNUNET_MAMBA_AUTOLOAD=0: nnU-Net's commands do not find our trainers"
         yield Finding(AREA, "start-up file", PROBLEM, text, "unset NNUNET_MAMBA_AUTOLOAD")

@@ -127,6 +127,7 @@ def as_markdown(table: pd.DataFrame, asked: Question) -> str:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """With indentation; not-a-number is an error"""
     path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 

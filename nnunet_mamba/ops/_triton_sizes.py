@@ -16,6 +16,7 @@ CHECKPOINT = 8
 
 
 def ceil_div(a: int, b: int) -> int:
+    """a / b, rounded up"""
     return -(-a // b)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -47,3 +48,15 @@ def test_every_suffix_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
         assert " ".join(suffix.meaning.split()) in " ".join(shown.split())
     example = shown.split("-tr ")[-1].strip()
     assert registry.locate(example) is not None
+
+
+def test_everything_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [n["trainer"] for n in told["networks"]] == [n.trainer for n in registry.NETWORKS]
+    assert {n["planner"] for n in told["networks"]} | {n["control"]["planner"] for n in told["networks"]} == set(
+        registry.planners()
+    )
+    assert len(told["suffixes"]) == len(trainer_names.SUFFIXES)
+    assert "segmamba_brats" in told["recipes"]
+    assert "asoca" in told["datasets"]

@@ -90,7 +90,7 @@ WRONG = {
     "nonsense": "invalid choice: 'nonsense'",
     "doctor --nonsense": "unrecognized arguments: --nonsense",
     "convert": "which dataset? One of asoca",
-    "convert asoca -i nowhere": "nowhere",
+    "convert asoca -i nowhere": "-o FOLDER is missing",
 }
 
 

@@ -38,6 +38,8 @@ class _Order:
 
 @dataclass(frozen=True)
 class Composed:
+    """An oriented scan made of a convolution and a scan, order by order."""
+
     recurrence: Recurrence
     convolution: Convolution
 
