@@ -43,9 +43,9 @@ def run(options: argparse.Namespace) -> int:
         print(f"  source     {record.paper}{'; ' if record.url else ''}{record.url}\n")
     print(
         f"Parameters: 3d, {SHOWN_STAGES} stages, as our planner sizes them, {SHOWN_CHANNELS} channel, {SHOWN_CLASSES} "
-        "classes; a plan with more stages has more.\nRecipes: nnunet-mamba plan-from-recipe; datasets: "
-        "nnunet-mamba convert --help; everything for programs: nnunet-mamba list --json.\nBibTeX: nnunet-mamba list --cite; other recipes as suffixes of "
-        "a trainer's name: nnunet-mamba list --trainers"
+        "classes; a plan with more stages has more.\n"
+        "Recipes: nnunet-mamba plan-from-recipe; datasets: nnunet-mamba convert --help; all for programs: --json.\n"
+        "BibTeX: --cite; other trainings as suffixes of a trainer's name: --trainers"
     )
     return 0
 
