@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from nnunet_mamba.crossval import local
 from nnunet_mamba.crossval.commands import CommandFailedError
@@ -89,24 +89,30 @@ class Finish:
         return DelayedSubmission(self)
 
 
-def jobs_of(study: Study) -> list[tuple[str, Callable[[], None], tuple[str, ...], bool]]:
-    """Name, what it does, the names it waits for, whether it takes a GPU. What is done already is left out."""
+class Planned(NamedTuple):
+    """A job before it is submitted: what it does, the names of those it waits for, whether it takes a GPU."""
+
+    name: str
+    work: Callable[[], None]
+    waits: tuple[str, ...]
+    takes_gpu: bool
+
+
+def jobs_of(study: Study) -> list[Planned]:
+    """In an order in which they can be submitted. What is done already is left out."""
     steps = [s for s in first_half(study)[:-1] if not s.done()]
     prepared = tuple(s for s in steps if not s.trains)
-    jobs: list[tuple[str, Callable[[], None], tuple[str, ...], bool]] = []
-    if prepared:
-        jobs.append(("prepare", Job(study, prepared), (), False))
-    first = tuple(name for name, *_ in jobs)
-    inner = {s.name for s in prepared}
-    folds = [s for s in steps if s.trains and not s.only_repairs]
-    for step in folds:
-        repairs = tuple(s for s in steps if s.only_repairs and step.name in s.after)
-        waits = tuple(name for name in step.after if name not in inner and name in {s.name for s in folds})
-        jobs.append((step.name, Job(study, (step, *repairs)), (*first, *waits), True))
-    alone = [s for s in steps if s.only_repairs and not {f.name for f in folds}.intersection(s.after)]
-    jobs += [(s.name, Job(study, (s,)), first, True) for s in alone]
-    jobs.append(("finish", Finish(study), tuple(name for name, *_ in jobs), True))
-    return jobs
+    jobs = [Planned("prepare", Job(study, prepared), (), False)] if prepared else []
+    first = tuple(job.name for job in jobs)
+    folds = {s.name: s for s in steps if s.trains and not s.only_repairs}
+    repairs = [s for s in steps if s.only_repairs]
+    for name, step in folds.items():
+        own = tuple(s for s in repairs if name in s.after)
+        waits = tuple(other for other in step.after if other in folds)
+        jobs.append(Planned(name, Job(study, (step, *own)), (*first, *waits), True))
+    alone = [s for s in repairs if not set(folds).intersection(s.after)]
+    jobs += [Planned(s.name, Job(study, (s,)), first, True) for s in alone]
+    return [*jobs, Planned("finish", Finish(study), tuple(job.name for job in jobs), True)]
 
 
 def submit(study: Study, resources: Resources, cluster: str = "slurm") -> dict[str, str]:
@@ -122,8 +128,10 @@ def submit(study: Study, resources: Resources, cluster: str = "slurm") -> dict[s
     numbers = _under_way(folder, cluster)
     submitted: dict[str, Any] = {}
     for name, work, waits, takes_gpu in jobs_of(study):
-        if name in numbers and name != "finish":
-            continue
+        if name in numbers:
+            if name != "finish" or not submitted:
+                continue
+            submitit.SlurmJob(folder=folder, job_id=numbers[name]).cancel()  # it does not wait for the new ones
         try:
             executor = submitit.AutoExecutor(folder=folder, cluster=cluster, slurm_max_num_timeout=100)
         except RuntimeError as error:
@@ -169,9 +177,9 @@ def _store(path: Path, numbers: dict[str, str]) -> None:
     partial.replace(path)
 
 
-def table(jobs: Sequence[tuple[str, Any, tuple[str, ...], bool]]) -> str:
+def table(jobs: Sequence[Planned]) -> str:
     """What would be submitted"""
     return "\n".join(
-        f"  {name}{' (GPU)' if takes_gpu else ''}{'   after ' + ', '.join(waits) if waits else ''}"
-        for name, _, waits, takes_gpu in jobs
+        f"  {job.name}{' (GPU)' if job.takes_gpu else ''}{'   after ' + ', '.join(job.waits) if job.waits else ''}"
+        for job in jobs
     )

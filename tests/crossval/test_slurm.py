@@ -41,6 +41,9 @@ exec "$@"
 SCONTROL = """#!/bin/bash
 echo "$@" >> "{root}/requeued"
 """
+SCANCEL = """#!/bin/bash
+echo "$@" >> "{root}/cancelled"
+"""
 SACCT = """#!/bin/bash
 echo "JobID|State|NodeList"
 for script in "{root}"/*.sh; do
@@ -77,7 +80,8 @@ class Cluster:
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
     root = tmp_path / "cluster"
     root.mkdir()
-    for name, text in (("sbatch", SBATCH), ("srun", SRUN), ("scontrol", SCONTROL), ("sacct", SACCT)):
+    for name, text in (("sbatch", SBATCH), ("srun", SRUN), ("scontrol", SCONTROL), ("sacct", SACCT),
+                       ("scancel", SCANCEL)):  # fmt: skip
         (root / name).write_text(text.format(root=root))
         (root / name).chmod((root / name).stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("PATH", f"{root}{os.pathsep}{os.environ['PATH']}")
@@ -139,10 +143,12 @@ def test_jobs_under_way_are_not_submitted_again(study: Study, cluster: Cluster) 
     failed = f"train_{study.models[0].name}_0"
     (cluster.root / f"{first[failed]}.state").write_text("FAILED")
     second = submit(study, RESOURCES)
+    assert (cluster.root / "cancelled").read_text().split() == [first["finish"]], "it did not wait for the new ones"
     new = {name for name in second if second[name] != first.get(name)}
     assert new == {"prepare", failed, "finish"}, "the toy's preparation left nothing, so it is submitted again"
     waiting = cluster.options(second["finish"])["dependency"].removeprefix("afterok:").split(":")
     assert set(waiting) == {n for name, n in second.items() if name != "finish"}
+    assert submit(study, RESOURCES) == second, "all are under way"
 
 
 def _wait_for(condition, process: subprocess.Popen[bytes]) -> None:
