@@ -23,7 +23,10 @@ TRAINERS = ("nnUNetTrainerSegMamba_NoMirroring_1epoch_2its", "nnUNetTrainer_NoMi
 
 
 def _times(workspace: Workspace) -> dict[Path, int]:
-    return {p: p.stat().st_mtime_ns for p in workspace.results.rglob("checkpoint_final.pth")}
+    """Of the two models; other tests leave theirs in the same folder"""
+    names = [f"{TRAINERS[0]}__nnUNetSegMambaPlans__3d_fullres", f"{TRAINERS[1]}__nnUNetPlans__3d_fullres"]
+    found = [p for name in names for p in (workspace.results / name).glob("fold_*/checkpoint_final.pth")]
+    return {p: p.stat().st_mtime_ns for p in found}
 
 
 def test_killed_continued_and_compared(hippocampus: Workspace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
