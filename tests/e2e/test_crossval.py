@@ -19,7 +19,8 @@ from tests.e2e.conftest import CASES, COMMAND_LIMIT_S, SOURCE, Workspace
 
 pytestmark = pytest.mark.slow
 
-TRAINERS = ("nnUNetTrainerSegMamba_NoMirroring_1epoch_2its", "nnUNetTrainer_NoMirroring_1epoch_2its")
+# names that no other test trains in the same folder
+TRAINERS = ("nnUNetTrainerSegMamba_lr3e-3_NoMirroring_1epoch_2its", "nnUNetTrainer_lr3e-3_NoMirroring_1epoch_2its")
 
 
 def _times(workspace: Workspace) -> dict[Path, int]:
