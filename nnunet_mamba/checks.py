@@ -7,18 +7,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-KEPT_THERE = {
+NNUNET_FOLDERS = {
     "nnUNet_raw": "datasets",
-    "nnUNet_results": "trained models",
     "nnUNet_preprocessed": "its plans and preprocessed data",
+    "nnUNet_results": "trained models",
 }
+"""Environment variable -> what nnU-Net keeps in the folder it names."""
 
 
 def nnunet_folder(variable: str) -> Path:
     """The folder an environment variable of nnU-Net names. Raises ValueError if it is not set."""
     path = os.environ.get(variable)
     if not path:
-        raise ValueError(f"the environment variable {variable} is not set; nnU-Net keeps {KEPT_THERE[variable]} there")
+        raise ValueError(
+            f"the environment variable {variable} is not set; nnU-Net keeps {NNUNET_FOLDERS[variable]} there"
+        )
     return Path(path)
 
 

@@ -18,6 +18,7 @@ from nnunet_mamba.calibration.label_manager import count_thresholds, foreground,
 from nnunet_mamba.calibration.scores import over_thresholds, overlap
 from nnunet_mamba.checks import nnunet_folder
 from nnunet_mamba.datasets import dataset_name
+from nnunet_mamba.evaluation.masks import files_by_case
 
 STORED = "thresholds.json"
 STOCK_MANAGER = "LabelManager"
@@ -71,7 +72,7 @@ class ModelFolder:
         found = []
         for fold in folds:
             validation = self.path / f"fold_{fold}" / "validation"
-            names = {f.name.removesuffix(ending): f for f in sorted(validation.glob(f"*{ending}"))}
+            names = files_by_case(validation, ending)
             if not names:
                 trainer, plans, configuration = self.path.name.split("__")
                 raise ValueError(

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from nnunet_mamba.checks import nnunet_folder
 from nnunet_mamba.cli.evaluate import DEFAULT_METRICS, check_quickly
-
-TESTS = ("permutation", "wilcoxon")
+from nnunet_mamba.comparison import TESTS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,17 +45,15 @@ def run(options: argparse.Namespace) -> int:
     from nnunet_mamba.comparison.cases import FILE, Groups, read_groups
     from nnunet_mamba.comparison.compare import Inputs, compare
     from nnunet_mamba.comparison.report import write_html, write_markdown
-    from nnunet_mamba.datasets import dataset_name
+    from nnunet_mamba.datasets import dataset_name, read_dataset_json
     from nnunet_mamba.evaluation.evaluate import question
+    from nnunet_mamba.evaluation.masks import files_by_case
     from nnunet_mamba.evaluation.metrics import EmptyRule
 
     dataset = dataset_name(options.d)
     results, raw = nnunet_folder("nnUNet_results") / dataset, nnunet_folder("nnUNet_raw") / dataset
     preprocessed = nnunet_folder("nnUNet_preprocessed") / dataset
-    description = next((f / "dataset.json" for f in (raw, preprocessed) if (f / "dataset.json").is_file()), None)
-    if description is None:
-        raise ValueError(f"{raw / 'dataset.json'}: no such file")
-    dataset_json = json.loads(description.read_text(encoding="utf-8"))
+    dataset_json = read_dataset_json(dataset)
     asked = question(dataset_json, options.metrics, EmptyRule(options.both_empty, options.one_empty))
     ending = dataset_json["file_ending"]
     if options.ref is None:
@@ -67,12 +63,12 @@ def run(options: argparse.Namespace) -> int:
         given = [found.from_folder(Path(name), ending) for name in options.models]
         truth, images = options.ref, options.images
     models = found.with_short_names(given)
-    references = _files(truth, ending, "")
+    references = files_by_case(truth, ending)
     cases = found.common_cases(models, references, options.allow_missing)
     table = options.cohorts or (raw / FILE if (raw / FILE).is_file() else None)
     groups = Groups() if table is None else read_groups(table, cases)
     out = (options.o or results / "comparison").resolve()
-    pictures = {} if images is None else _files(images, ending, "_0000")
+    pictures = {} if images is None else files_by_case(images, f"_0000{ending}")
     inputs = Inputs(dataset, models, references, pictures, cases, groups, asked, options.test, out.parent / "energy")
     report = compare(inputs, out, options.np)
     write_markdown(report, out / "report.md")
@@ -84,7 +80,3 @@ def run(options: argparse.Namespace) -> int:
 
 def _model(results: Path, name: str) -> Path:
     return Path(name) if Path(name).is_dir() else results / name
-
-
-def _files(folder: Path, ending: str, channel: str) -> dict[str, Path]:
-    return {p.name.removesuffix(channel + ending): p for p in sorted(folder.glob(f"*{channel}{ending}"))}

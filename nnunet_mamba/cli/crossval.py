@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnunet_mamba.checks import nnunet_folder
+from nnunet_mamba.checks import NNUNET_FOLDERS, nnunet_folder
 
 if TYPE_CHECKING:
     from nnunet_mamba.crossval.study import Study
@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
     more = tuple(_option(text) for text in options.sbatch)
     if options.np < 1:
         raise ValueError(f"-np {options.np}; expected a number of processes")
-    for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+    for variable in NNUNET_FOLDERS:
         nnunet_folder(variable)
     from nnunet_mamba.crossval import slurm
     from nnunet_mamba.crossval.steps import with_previous_stages

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import nnunet_mamba
 from nnunet_mamba import trainer_names
+from nnunet_mamba.checks import NNUNET_FOLDERS
 from nnunet_mamba.crossval.commands import CommandFailedError, StockCommands, environment
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
     source, out = options.data.resolve(), options.out.resolve()
     dataset = _dataset_name(source)
     # nnU-Net reads these when it is imported
-    os.environ.update({name: str(out / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")})
+    os.environ.update({name: str(out / name) for name in NNUNET_FOLDERS})
     from nnunet_mamba.planning.recipes import load_recipe
 
     recipe = load_recipe(options.recipe)
@@ -111,38 +112,22 @@ class Demo:
         models = pair_models(self.trainers, [PLANS], [self.size["configuration"]])
         return Study(self.dataset, models, tuple(FOLDS), self.out, self.device, processes=int(PROCESSES))
 
-    @property
-    def raw(self) -> Path:
-        return self.out / "nnUNet_raw" / self.dataset
-
-    @property
-    def preprocessed(self) -> Path:
-        return self.out / "nnUNet_preprocessed" / self.dataset
-
-    @property
-    def results(self) -> Path:
-        return self.out / "nnUNet_results" / self.dataset
-
-    @property
-    def number(self) -> str:
-        return str(int(self.dataset[len("Dataset") : len("Dataset") + 3]))
-
     def _prepare(self) -> None:
-        if self.raw.is_dir() and not (self.out / "steps" / "convert.done").is_file():
-            shutil.rmtree(self.raw)  # a half-finished conversion, which nnU-Net's converter would refuse to touch
+        if self.study.raw.is_dir() and not (self.out / "steps" / "convert.done").is_file():
+            shutil.rmtree(self.study.raw)  # a half-finished conversion, which nnU-Net's converter would refuse to touch
         np = ["-np", PROCESSES]
         self.commands.run(
             "convert", ["nnUNetv2_convert_MSD_dataset", "-i", str(self.source), *np], f"Convert to {self.dataset}"
         )
         reference = self.source / "labelsTs_reference"
         if reference.is_dir():
-            shutil.copytree(reference, self.raw / "labelsTs", dirs_exist_ok=True)
+            shutil.copytree(reference, self.study.raw / "labelsTs", dirs_exist_ok=True)
         self.commands.run(
             "fingerprint",
-            ["nnUNetv2_extract_fingerprint", "-d", self.number, "--verify_dataset_integrity", *np],
+            ["nnUNetv2_extract_fingerprint", "-d", self.study.number, "--verify_dataset_integrity", *np],
             "Check the data and take its fingerprint",
         )
-        self.commands.run("plan", ["nnUNetv2_plan_experiment", "-d", self.number], "Plan")
+        self.commands.run("plan", ["nnUNetv2_plan_experiment", "-d", self.study.number], "Plan")
         self._add_configuration()
 
     def _add_configuration(self) -> None:
@@ -150,7 +135,7 @@ class Demo:
 
         if "inherits_from" not in self.size:
             return
-        path = self.preprocessed / f"{PLANS}.json"
+        path = self.study.preprocessed / f"{PLANS}.json"
         plans = json.loads(path.read_text(encoding="utf-8"))
         parent = plans["configurations"][self.size["inherits_from"]]
         added = shrunk_configuration(parent, self.size)
@@ -164,20 +149,20 @@ class Demo:
         )
 
     def _report(self) -> None:
-        from nnunet_mamba.crossval.steps import chosen, predictions
+        from nnunet_mamba.crossval.steps import predictions
         from nnunet_mamba.evaluation.overlay import draw_overlay
 
-        information = json.loads((self.results / "inference_information.json").read_text(encoding="utf-8"))
+        information = json.loads(self.study.choice_file.read_text(encoding="utf-8"))
         rows = [(_readable(name), score) for name, score in information["all_results"].items()]
         width = max(60, *(len(name) for name, _ in rows))
         print("\nMean foreground Dice\n  cross-validation, 5 folds")
         for name, score in rows:
             print(f"    {name:<{width}} {score:.3f}")
-        best = chosen(self.study)
+        best = information["best_model_or_ensemble"]
         members = " + ".join(m["trainer"] for m in best["selected_model_or_models"])
         print(f"    {'chosen, after postprocessing: ' + members:<{width}} {best['result_on_crossval_post_pp']:.3f}")
-        final, labels = predictions(self.study, "chosen"), self.raw / "labelsTs"
-        images, predicted = self.raw / "imagesTs", final
+        final, labels = predictions(self.study, "chosen"), self.study.raw / "labelsTs"
+        images, predicted = self.study.raw / "imagesTs", final
         scores = self._unseen_scores() if labels.is_dir() else {}
         if scores:
             print(f"  {len(scores)} unseen cases, chosen and postprocessed")
@@ -188,7 +173,7 @@ class Demo:
         else:
             print(f"  unseen cases: not scored, no labels in {self.source / 'labelsTs_reference'}")
             predicted = Path(best["postprocessing_file"]).parent
-            images, labels = self.raw / "imagesTr", self.raw / "labelsTr"
+            images, labels = self.study.raw / "imagesTr", self.study.raw / "labelsTr"
             shown = sorted(p.name for p in predicted.glob("*.nii.gz"))[0].removesuffix(".nii.gz")
         picture = self.out / "overlay.png"
         draw_overlay(
@@ -200,8 +185,10 @@ class Demo:
         """Mean foreground Dice per unseen case."""
         import pandas as pd
 
+        from nnunet_mamba.comparison.scores import ALL_MASKS
+
         scores = pd.read_csv(self.out / "comparison_unseen" / "scores.csv")
-        of_chosen = scores[(scores["model"] == "chosen") & (scores["mask"] != "all masks")]
+        of_chosen = scores[(scores["model"] == "chosen") & (scores["mask"] != ALL_MASKS)]
         return {str(case): float(dice) for case, dice in of_chosen.groupby("case")["Dice"].mean().items()}
 
 

@@ -10,3 +10,6 @@ plots.py        and as pictures
 viewer.py       volumes of some cases for the page's viewer
 report.py       the page and its Markdown twin
 """
+
+TESTS = ("permutation", "wilcoxon")
+"""Whose p-values can be corrected; here, where nothing heavy is imported."""

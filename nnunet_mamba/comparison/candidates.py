@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from nnunet_mamba.evaluation.masks import files_by_case
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -44,8 +46,7 @@ def from_model(folder: Path, folds: Sequence[int] | None) -> Candidate:
                 f"{folder.name}: fold {number} has not finished its validation; finished: "
                 f"{' '.join(map(str, finished_folds(folder))) or 'none'}"
             )
-        for path in sorted(validation.glob(f"*{ending}")):
-            case = path.name.removesuffix(ending)
+        for case, path in files_by_case(validation, ending).items():
             if case in origin:
                 raise ValueError(f"{folder.name}: case {case} is validated in folds {origin[case]} and {number}")
             predictions[case], origin[case] = path, number
@@ -54,7 +55,7 @@ def from_model(folder: Path, folds: Sequence[int] | None) -> Candidate:
 
 def from_folder(folder: Path, ending: str) -> Candidate:
     """A folder of label maps. Raises ValueError if there are none."""
-    files = {p.name.removesuffix(ending): p for p in sorted(folder.glob(f"*{ending}"))}
+    files = files_by_case(folder, ending)
     if not files:
         raise ValueError(f"{folder}: no *{ending} files there")
     return Candidate(folder.name, files, {}, source=str(folder))

@@ -16,11 +16,11 @@ import pandas as pd
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
+from nnunet_mamba.comparison import TESTS
 from nnunet_mamba.comparison.cases import Groups
 from nnunet_mamba.evaluation.intervals import SEED, mean_interval
 
 PERMUTATIONS = 9_999
-TESTS = ("permutation", "wilcoxon")
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,7 @@ class BestFound:
     def __call__(self) -> bool:
         study = self.study
         inputs = [trained_files(study.fold(m, f))[1] for m in study.models for f in study.folds]
-        found = study.results / "inference_information.json"
+        found = study.choice_file
         if not is_fresh([found], inputs):
             return False
         content = json.loads(found.read_text(encoding="utf-8"))

@@ -14,7 +14,6 @@ from nnunet_mamba.crossval.steps import Step
 from nnunet_mamba.crossval.study import Study
 
 LOCKS = "crossval_locks"
-_SPLIT = threading.Lock()
 
 
 @dataclass
@@ -43,9 +42,8 @@ def run_step(step: Step, study: Study, environment: dict[str, str], prefix: str 
         if not step.only_repairs:
             print(f"{step.title}: done before", flush=True)
         return False
-    if step.name.startswith("train_"):
-        with _SPLIT:
-            study.write_split()
+    if step.trains:
+        study.write_split()
     with exclusive(study.results / LOCKS / f"{step.name}.lock", step.title) as inherited:
         commands = StockCommands(study.out, environment, inherited)
         print(f"{step.title}\n    $ {shlex.join(step.command)}", flush=True)

@@ -54,9 +54,23 @@ class Resources:
         return chosen
 
 
+class Continued:
+    """Work that asks to be started again where the cluster interrupts it; trainings go on from their checkpoints."""
+
+    def __call__(self) -> None:
+        """What the job does."""
+        raise NotImplementedError
+
+    def checkpoint(self) -> Any:
+        """submitit's way to be requeued"""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+
 @dataclass(frozen=True)
-class Job:
-    """One or more steps in a process of their own. Interrupted by the cluster, it asks to be started again."""
+class Job(Continued):
+    """One or more steps in a process of their own."""
 
     study: Study
     steps: tuple[Step, ...]
@@ -66,15 +80,9 @@ class Job:
         if outcome.failed:
             raise CommandFailedError("\n".join(outcome.failed.values()))
 
-    def checkpoint(self) -> Any:
-        """submitit's way to be requeued; what was trained is in nnU-Net's checkpoints"""
-        from submitit.helpers import DelayedSubmission
-
-        return DelayedSubmission(self)
-
 
 @dataclass(frozen=True)
-class Finish:
+class Finish(Continued):
     """nnU-Net's choice and what follows from it."""
 
     study: Study
@@ -82,11 +90,6 @@ class Finish:
     def __call__(self) -> None:
         Job(self.study, (first_half(self.study)[-1],))()
         Job(self.study, tuple(second_half(self.study)))()
-
-    def checkpoint(self) -> Any:
-        from submitit.helpers import DelayedSubmission
-
-        return DelayedSubmission(self)
 
 
 class Planned(NamedTuple):

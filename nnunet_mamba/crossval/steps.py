@@ -154,8 +154,7 @@ def second_half(study: Study) -> list[Step]:
 
 def chosen(study: Study) -> dict[str, Any]:
     """nnU-Net's best model or ensemble"""
-    information = json.loads((study.results / "inference_information.json").read_text(encoding="utf-8"))
-    return information["best_model_or_ensemble"]
+    return json.loads(study.choice_file.read_text(encoding="utf-8"))["best_model_or_ensemble"]
 
 
 def predictions(study: Study, name: str) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -15,6 +16,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from nnunetv2.utilities.utils import get_identifiers_from_splitted_dataset_folder
 
 from nnunet_mamba.checks import nnunet_folder
+from nnunet_mamba.datasets import read_dataset_json
 
 NNUNET_FOLDS = 5
 
@@ -94,10 +96,7 @@ class Study:
     @cached_property
     def dataset_json(self) -> dict[str, Any]:
         """Raises ValueError if it is missing."""
-        for folder in (self.raw, self.preprocessed):
-            if (folder / "dataset.json").is_file():
-                return json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
-        raise ValueError(f"{self.raw / 'dataset.json'}: no such file")
+        return read_dataset_json(self.dataset)
 
     @property
     def ending(self) -> str:
@@ -116,6 +115,11 @@ class Study:
         if not found:
             raise ValueError(f"{self.raw}: no training cases there")
         return found
+
+    @property
+    def choice_file(self) -> Path:
+        """What nnU-Net writes when it has chosen the best model or ensemble"""
+        return self.results / "inference_information.json"
 
     @property
     def unseen_images(self) -> Path | None:
@@ -156,6 +160,7 @@ class Study:
         """What nnU-Net's first training would write: before several start at once."""
         target = self.preprocessed / "splits_final.json"
         if not target.is_file():
-            partial = target.with_suffix(".partial")
+            # a name of its own: trainings of other GPUs and nodes write the same at the same time
+            partial = target.with_name(f"splits_final.{uuid.uuid4().hex}.partial")
             save_json(generate_crossval_split(self.cases, n_splits=NNUNET_FOLDS), str(partial))
             partial.replace(target)

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from nnunet_mamba import markdown
 from nnunet_mamba.evaluation import metrics
-from nnunet_mamba.evaluation.masks import masks_of, read_pair
+from nnunet_mamba.evaluation.masks import files_by_case, masks_of, read_pair
 from nnunet_mamba.evaluation.metrics import EmptyRule
 
 INDEX = ["case", "mask"]
@@ -48,7 +48,7 @@ class Pairs:
         """Raises ValueError for a folder without such files."""
         both = []
         for folder in (reference, prediction):
-            files = {p.name.removesuffix(ending): p for p in sorted(folder.glob(f"*{ending}"))}
+            files = files_by_case(folder, ending)
             if not files:
                 raise ValueError(f"{folder}: no *{ending} files there")
             both.append(files)

@@ -22,6 +22,11 @@ class LabelMap:
     spacing: tuple[float, ...]
 
 
+def files_by_case(folder: Path, ending: str) -> dict[str, Path]:
+    """Case -> file, sorted. ending: what follows a case's name, such as `.nii.gz` or `_0000.nii.gz`"""
+    return {p.name.removesuffix(ending): p for p in sorted(folder.glob(f"*{ending}"))}
+
+
 def read_pair(reference: Path, prediction: Path) -> tuple[LabelMap, LabelMap]:
     """Both maps on one grid. Raises ValueError for files that cannot be read or lie elsewhere."""
     images = [_read(path) for path in (reference, prediction)]
