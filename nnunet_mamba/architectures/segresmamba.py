@@ -138,7 +138,7 @@ class ConvMamba(nn.Module):
     def _scan(layer: nn.Module, x: Tensor) -> Tensor:
         """Odd axes get a plane of zeros at their end for the scan, as released code prepares its map"""
         size = x.shape[2:]
-        odd = [s % 2 if s > 1 else 0 for s in size]
+        odd = [s % 2 for s in size]
         y = layer(F.pad(x, [n for o in reversed(odd) for n in (0, o)])) if any(odd) else layer(x)
         for axis, s in enumerate(size, 2):
             y = y.narrow(axis, 0, s)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,12 +122,12 @@ def test_checkpoints_do_not_depend_on_deep_supervision(record: registry.Network,
 def test_feature_map_size_scales_with_the_patch(record: registry.Network) -> None:
     plan = Plan(
         {"n_stages": 4, "features_per_stage": [4, 8, 8, 8], "conv_op": "torch.nn.modules.conv.Conv3d",
-         "kernel_sizes": 3, "strides": [1, 2, 2, 2]}, (16, 24, 16), 1,
-    )  # fmt: skip
+         "kernel_sizes": 3, "strides": [1, 2, 2, 2]}, (32, 32, 32), 1,
+    )  # fmt: skip  (SegResMamba halves the map of 4^3 once more, and pads for its scan what is odd then)
     network, twin = build(record, "mamba", plan), build(record, "none", plan)
-    size = network.compute_conv_feature_map_size((16, 24, 16))
-    assert network.compute_conv_feature_map_size((32, 24, 16)) == 2 * size
-    assert 0 < twin.compute_conv_feature_map_size((16, 24, 16)) < size
+    size = network.compute_conv_feature_map_size((32, 32, 32))
+    assert network.compute_conv_feature_map_size((64, 32, 32)) == 2 * size
+    assert 0 < twin.compute_conv_feature_map_size((32, 32, 32)) < size
 
 
 def test_feature_map_size_counts_what_the_convolutions_put_out() -> None:
@@ -271,19 +272,37 @@ def test_wrong_patch_is_refused_with_sizes_that_work(record: registry.Network, m
         network.check_patch((8, 8))
 
 
-# sum of |logits| of each network, seeded, in float64: changes only when a network computes something else than before
+# sum of |logits| of each network, seeded, in float64: changes only when a network computes something else than before.
+# Another CPU or torch rounds in another order: 1.09e-9 was seen between an Intel and an AMD machine. Half as much again
+# in the eps of the norms, the smallest change one could make, is six times the tolerance or more
+FROZEN_TOLERANCE = 1e-7
 FROZEN = json.loads((Path(__file__).parent / "frozen_outputs.json").read_text())
 
 
 @every_network
 @pytest.mark.parametrize("dim", [2, 3])
 def test_frozen_output(record: registry.Network, mixer: str, dim: int) -> None:
-    assert frozen_output(record, mixer, dim) == pytest.approx(FROZEN[f"{record.name} {mixer} {dim}d"], rel=1e-9)
+    assert frozen_output(record, mixer, dim) == pytest.approx(
+        FROZEN[f"{record.name} {mixer} {dim}d"], rel=FROZEN_TOLERANCE
+    )
 
 
-def frozen_output(record: registry.Network, mixer: str, dim: int) -> float:
+@every_network
+def test_frozen_output_notices_a_small_change(record: registry.Network, mixer: str) -> None:
+    def change(module: nn.Module) -> None:
+        if isinstance(getattr(module, "eps", None), float):
+            module.eps *= 1.5  # type: ignore[operator]
+
+    changed = frozen_output(record, mixer, 2, change)
+    assert changed != pytest.approx(FROZEN[f"{record.name} {mixer} 2d"], rel=3 * FROZEN_TOLERANCE)
+
+
+def frozen_output(
+    record: registry.Network, mixer: str, dim: int, change: Callable[[nn.Module], None] = lambda module: None
+) -> float:
     """To record: python -m tests.architectures.record_frozen_outputs"""
     network = build(record, mixer, _plan(dim, 4, 16), deep_supervision=False).double().eval()
+    network.apply(change)
     weights = np.random.RandomState(0)
     with torch.no_grad():
         for name, parameter in sorted(network.named_parameters()):

@@ -69,3 +69,25 @@ def test_blocks_return_every_size(space, size: tuple[int, ...]) -> None:
 def test_unknown_skip_is_named() -> None:
     with pytest.raises(ValueError, match="skip='add'; expected one of sum, concat"):
         SegResMamba(4, 3, conv_op=nn.Conv3d, skip="add", **SIZES)
+
+
+@pytest.mark.parametrize("size", [(1, 4, 5), (1, 1, 3), (6, 1, 2), (2, 4, 6)])
+def test_every_odd_axis_is_padded_for_the_scan(size: tuple[int, ...]) -> None:
+    """One voxel is odd too; zeros at the end of an axis, and what the scan makes of them is dropped."""
+    seen: list[torch.Tensor] = []
+
+    class Layer(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            seen.append(x)
+            return x + torch.arange(x.numel()).view(x.shape)
+
+    x = torch.rand(1, 2, *size) + 1
+    y = ConvMamba._scan(Layer(), x)
+    (given,) = seen
+    even = tuple(s + s % 2 for s in size)
+    assert given.shape[2:] == even
+    inside = (slice(None), slice(None), *(slice(s) for s in size))
+    assert torch.equal(given[inside], x)
+    assert given.sum() == pytest.approx(float(x.sum()), rel=1e-6)
+    numbers = torch.arange(given.numel()).view(given.shape)
+    assert torch.equal(y, x + numbers[inside])
