@@ -17,13 +17,14 @@ Logits = Tensor | list[Tensor]
 def without_overflow(network: Callable[[Tensor], Logits], x: Tensor) -> Logits:
     """network(x); while predicting in fp16, once more in float32 if that overflowed.
 
-    Not while training, where the loss scale and the trainer's sentinel see to it, nor inside torch.compile, which knows
-    no such question.
+    Not while training, where the loss scale and the trainer's sentinel see to it. Under torch.compile the graph
+    ends at the question, which only values can answer: nnU-Net's final validation predicts with a compiled network.
     """
     logits = network(x)
-    if torch.is_grad_enabled() or torch.compiler.is_compiling() or not _in_fp16(x.device.type):
+    if torch.is_grad_enabled() or not _in_fp16(x.device.type):
         return logits
-    if all(bool(output.isfinite().all()) for output in (logits if isinstance(logits, list) else [logits])):
+    outputs = logits if isinstance(logits, list) else [logits]
+    if torch.stack([output.isfinite().all() for output in outputs]).all():
         return logits
     with torch.autocast(x.device.type, enabled=False):
         return network(x.float())

@@ -123,7 +123,8 @@ def test_feature_map_size_scales_with_the_patch(record: registry.Network) -> Non
     plan = Plan(
         {"n_stages": 4, "features_per_stage": [4, 8, 8, 8], "conv_op": "torch.nn.modules.conv.Conv3d",
          "kernel_sizes": 3, "strides": [1, 2, 2, 2]}, (32, 32, 32), 1,
-    )  # fmt: skip  (SegResMamba halves the map of 4^3 once more, and pads for its scan what is odd then)
+    )  # fmt: skip
+    # not smaller: SegResMamba halves its maps once more, and pads for its scan what is odd then
     network, twin = build(record, "mamba", plan), build(record, "none", plan)
     size = network.compute_conv_feature_map_size((32, 32, 32))
     assert network.compute_conv_feature_map_size((64, 32, 32)) == 2 * size
