@@ -15,39 +15,57 @@ from pathlib import Path
 import torch
 
 LATEST, PREVIOUS, BEST = "checkpoint_latest.pth", "checkpoint_previous.pth", "checkpoint_best.pth"
+TORCH_WRITER = "inline_container"
+"""In the RuntimeError with which torch's writer fails where the disk is full."""
 
 
 def write_whole(write: Callable[[str], None], target: Path) -> None:
     """Let `write` fill a temporary file, read it back, then put it in place; of the latest keep the one before.
 
-    Raises OSError naming the file if what was written cannot be read.
+    For one process at a time. Raises OSError naming the file if it cannot be written, or not be read afterwards;
+    whatever happens, the file before stays and no half file is left.
     """
     partial = target.with_name(f"{target.name}.partial")
-    partial.unlink(missing_ok=True)
+    partial.unlink(missing_ok=True)  # of a process that was killed
+    try:
+        _write(write, partial)
+        if target.name == LATEST and target.exists():
+            _keep(target, target.with_name(PREVIOUS))
+        partial.replace(target)
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and TORCH_WRITER not in str(error):
+            raise
+        free = shutil.disk_usage(target.parent).free / 1e6
+        raise OSError(
+            f"{target}: could not be written ({_first_line(error)}). {free:.0f} MB are free there: is the disk full, or "
+            "a quota used up? The file before stays; make room and go on with --c"
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _write(write: Callable[[str], None], partial: Path) -> None:
+    """Raises OSError if what was written cannot be read."""
     write(str(partial))
-    if not partial.exists():  # nnU-Net writes nothing on other ranks or where checkpoints are switched off
-        return
-    with partial.open("rb") as file:
+    with partial.open("r+b") as file:  # Windows flushes only what is open for writing
         os.fsync(file.fileno())
     damage = damage_of(partial)
     if damage is not None:
-        partial.unlink()
-        raise OSError(f"{target}: what was written cannot be read ({damage}); is the disk full? The file before stays")
-    if target.name == LATEST and target.exists():
-        _keep(target, target.with_name(PREVIOUS))
-    partial.replace(target)
+        raise OSError(f"what was written cannot be read: {damage}")
 
 
-def readable(path: Path) -> Path:
-    """This checkpoint, or for the latest the one before it, or the best. Raises ValueError if none can be read."""
+def readable(path: Path) -> tuple[Path, str | None]:
+    """This checkpoint, or for the latest the one before it, or the best; and what to say where it is another one.
+
+    Raises ValueError if none can be read.
+    """
     damage = damage_of(path)
     if damage is None:
-        return path
+        return path, None
     others = [path.with_name(name) for name in (PREVIOUS, BEST)] if path.name == LATEST else []
     for other in others:
         if damage_of(other) is None:
-            print(f"{path} cannot be read ({damage}); going on from {other.name} instead")
-            return other
+            return other, f"{path} cannot be read ({damage}); going on from {other.name} instead"
     advice = " Remove it, and --c goes on from the best one" if path.name not in (LATEST, BEST) else ""
     raise ValueError(f"{path} cannot be read ({damage}), and no other checkpoint is whole.{advice}")
 
@@ -63,11 +81,16 @@ def damage_of(path: Path) -> str | None:
                 broken = file.testzip()
             if broken is not None:
                 return f"wrong checksum of {broken}"
-        # torch's reader is stricter about an archive's directory; the content is not read again
+        # torch's reader is stricter about an archive's directory; the content is not read again. Not weights_only: it is
+        # a training's own file, which may hold anything, and nnU-Net unpickles it next
         torch.load(path, map_location="cpu", weights_only=False, mmap=archive)
     except Exception as error:  # whatever unpickling half a file raises
-        return str(error).splitlines()[0] if str(error) else type(error).__name__
+        return _first_line(error)
     return None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _keep(path: Path, kept: Path) -> None:
@@ -75,10 +98,13 @@ def _keep(path: Path, kept: Path) -> None:
     temporary = kept.with_name(f"{kept.name}.partial")
     temporary.unlink(missing_ok=True)
     try:
-        os.link(path, temporary)
-    except OSError:
-        shutil.copyfile(path, temporary)
-    temporary.replace(kept)
+        try:
+            os.link(path, temporary)
+        except OSError:
+            shutil.copyfile(path, temporary)
+        temporary.replace(kept)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def remove_previous(folder: Path) -> None:

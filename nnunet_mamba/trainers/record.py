@@ -27,10 +27,15 @@ class TrainingRecord(LocalLogger):
         self._add_missing()
 
     def log(self, key: str, value: Any, epoch: int) -> None:
-        if key == "ema_fg_dice" and math.isnan(value) and epoch > 0:
+        if key == "ema_fg_dice" and math.isnan(value):
             # validation patches without foreground have no Dice; nnU-Net's average would stay not-a-number for good
-            value = self.get_value(key, epoch - 1)
+            value = self._average_without(epoch)
         super().log(key, value, epoch)
+
+    def _average_without(self, epoch: int) -> float:
+        """The average that goes on over epochs without Dice: the one before, or where it begins, this epoch's Dice."""
+        before = self.get_value("ema_fg_dice", epoch - 1) if epoch > 0 else math.nan
+        return self.get_value("mean_fg_dice", epoch) if math.isnan(before) else before
 
     def load_checkpoint(self, checkpoint: dict) -> None:
         super().load_checkpoint(checkpoint)

@@ -22,7 +22,7 @@ from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from torch import distributed as dist
 from torch import nn
 
-from nnunet_mamba.trainers import checkpoint_files, precision, record, seeding, sentinel
+from nnunet_mamba.trainers import checkpoint_files, fold_lock, precision, record, seeding, sentinel
 from nnunet_mamba.trainers.clipping import clip_large
 from nnunet_mamba.trainers.loading import Numbering, TracedDataLoader, in_order, where_from
 from nnunet_mamba.trainers.parameter_groups import spare_from_decay
@@ -196,7 +196,10 @@ class SafeTrainer(nnUNetTrainer):
         """Before the optimizer's step: without gradients it changes nothing, neither weights nor averages."""
         self._step.taken = self._on_all_gpus(math.isfinite(self._step.norm) and self._step.losses_are_finite())
         if not self._step.taken:
-            optimizer.zero_grad(set_to_none=True)
+            # not by zero_grad, which does nothing while batches are accumulated
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    parameter.grad = None
 
     def _on_all_gpus(self, true_here: bool) -> bool:
         """Gradients are the same on all of them, losses are not; what is done about a step must be."""
@@ -229,7 +232,7 @@ class SafeTrainer(nnUNetTrainer):
         self.sentinel.heal()
         assert self._good is not None
         self._good.restore()
-        self.lr_scheduler.slow_down(sentinel.SLOWER)
+        self.lr_scheduler.slow_down(sentinel.SLOWER, self.current_epoch)
         self.print_to_log_file(
             f"{reason}. Back to the last good weights, with half the learning rate from here on: return "
             f"{self.sentinel.heals} of {sentinel.HEALS}"
@@ -246,14 +249,14 @@ class SafeTrainer(nnUNetTrainer):
         self.sentinel.new_epoch()
         self._norms, self._samples, self._started = [], 0, time.perf_counter()
         assert self._good is not None
-        if not self._good.take():
+        if not self._on_all_gpus(self._good.take()):
             self._heal("weights were not finite at the start of an epoch")
 
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
         seconds = time.perf_counter() - self._started
         super().on_train_epoch_end(_with_finite_losses(train_outputs))
         assert self._good is not None
-        if not self._good.is_finite():
+        if not self._on_all_gpus(self._good.is_finite()):
             self._heal("weights were not finite at the end of an epoch")
         values = {
             record.GRADIENT_NORM: float(np.mean(self._norms)) if self._norms else record.MISSING,
@@ -272,8 +275,10 @@ class SafeTrainer(nnUNetTrainer):
         )
 
     def on_epoch_end(self) -> None:
+        if self._best_ema is not None and math.isnan(self._best_ema):
+            self._best_ema = None  # no later epoch would be better than not-a-number
         super().on_epoch_end()
-        if self._waited_enough() and self.current_epoch < self.num_epochs:
+        if self._on_all_gpus(self._waited_enough()) and self.current_epoch < self.num_epochs:
             raise EarlyStop
 
     def _waited_enough(self) -> bool:
@@ -286,15 +291,37 @@ class SafeTrainer(nnUNetTrainer):
         """nnU-Net's loop, left early where the trainer's name says so."""
         if self.current_epoch and self._waited_enough():
             self.num_epochs = self.current_epoch  # stopped before; nothing is left to train
+        with self._fold_held():
+            try:
+                super().run_training()
+            except EarlyStop:
+                self.print_to_log_file(
+                    f"No better pseudo Dice for {self.patience} epochs: stopping after {self.current_epoch}, with the "
+                    "best weights"
+                )
+                self._load_best_weights()
+                self.on_train_end()
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        """nnU-Net's final validation, in a fold that nobody else trains or validates."""
+        with self._fold_held():
+            super().perform_actual_validation(save_probabilities)
+        self._release_fold()
+
+    @contextmanager
+    def _fold_held(self) -> Iterator[None]:
+        """After an error others may have the fold; after a training it is kept for the validation that follows."""
+        if self.local_rank == 0:
+            fold_lock.claim(Path(self.output_folder))
         try:
-            super().run_training()
-        except EarlyStop:
-            self.print_to_log_file(
-                f"No better pseudo Dice for {self.patience} epochs: stopping after {self.current_epoch}, with the best "
-                "weights"
-            )
-            self._load_best_weights()
-            self.on_train_end()
+            yield
+        except BaseException:
+            self._release_fold()
+            raise
+
+    def _release_fold(self) -> None:
+        if self.local_rank == 0:
+            fold_lock.release(Path(self.output_folder))
 
     def _load_best_weights(self) -> None:
         best = Path(self.output_folder) / checkpoint_files.BEST
@@ -313,6 +340,9 @@ class SafeTrainer(nnUNetTrainer):
 
     def save_checkpoint(self, filename: str) -> None:
         """nnU-Net's checkpoint with our state in it, whole or not there; of the latest the one before is kept."""
+        if self.local_rank != 0 or self.disable_checkpointing:  # nnU-Net calls this on every GPU
+            super().save_checkpoint(filename)
+            return
         with self._our_state_added():
             checkpoint_files.write_whole(super().save_checkpoint, Path(filename))
 
@@ -330,7 +360,10 @@ class SafeTrainer(nnUNetTrainer):
 
     def load_checkpoint(self, filename_or_checkpoint: Any) -> None:
         """nnU-Net's; where the latest cannot be read, the one before. Raises ValueError if none can."""
-        super().load_checkpoint(str(checkpoint_files.readable(Path(filename_or_checkpoint))))
+        path, notice = checkpoint_files.readable(Path(filename_or_checkpoint))
+        if notice is not None:
+            self.print_to_log_file(notice)
+        super().load_checkpoint(str(path))
         self._resumed = self.my_init_kwargs.pop(OUR_STATE, None)
         if self._resumed is not None:
             self.sentinel.heals = self._resumed["heals"]

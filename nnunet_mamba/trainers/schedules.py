@@ -43,13 +43,10 @@ class SlowedSchedule:
 
     def step(self, epoch: int) -> None:
         self.schedule.step(epoch)
-        self._multiply(self.factor)
-
-    def slow_down(self, factor: float) -> None:
-        """At once, and for all epochs to come."""
-        self.factor *= factor
-        self._multiply(factor)
-
-    def _multiply(self, factor: float) -> None:
         for group in self.optimizer.param_groups:
-            group["lr"] *= factor
+            group["lr"] *= self.factor
+
+    def slow_down(self, factor: float, epoch: int) -> None:
+        """At once, and for all epochs to come: whatever rate the optimizer has now, it gets that of `epoch`, slowed."""
+        self.factor *= factor
+        self.step(epoch)

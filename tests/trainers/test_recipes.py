@@ -51,9 +51,16 @@ def test_a_slowed_schedule_stays_slow() -> None:
     schedule.optimizer = schedule.schedule.optimizer
     plain = _rates(CosineWithWarmUp(_optimizer(), 1.0, 10), 10)
     schedule.step(0)
-    schedule.slow_down(0.5)
+    schedule.slow_down(0.5, 0)
     assert schedule.optimizer.param_groups[0]["lr"] == plain[0] / 2
     assert _rates(schedule, 10) == [rate / 2 for rate in plain]
+    schedule.step(3)
+    for slowed in (4, 8):  # again in the same epoch
+        schedule.slow_down(0.5, 3)
+        assert schedule.optimizer.param_groups[0]["lr"] == plain[3] / slowed
+    schedule.optimizer.param_groups[0]["lr"] = plain[3]  # as where a return has brought back an earlier state
+    schedule.slow_down(0.25, 3)
+    assert schedule.optimizer.param_groups[0]["lr"] == plain[3] / 32
 
 
 @pytest.mark.parametrize("record", registry.NETWORKS, ids=lambda r: r.name)

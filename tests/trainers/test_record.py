@@ -78,18 +78,46 @@ def test_checkpoints_of_other_trainers_are_filled_up() -> None:
     assert log.get_value(record.SKIPPED, step=3) == 4
 
 
-def test_an_epoch_without_dice_does_not_poison_the_average(dataset: Path) -> None:
+NONE = math.nan
+
+
+@pytest.mark.parametrize(
+    ("dice", "averages", "best"),
+    [
+        ([0.5, NONE, NONE, 0.6], [0.5, 0.5, 0.5, 0.51], [0, 3]),
+        ([NONE, 0.5, 0.6, 0.4], [NONE, 0.5, 0.51, 0.499], [0, 1, 2]),
+        ([NONE, NONE, 0.5, NONE], [NONE, NONE, 0.5, 0.5], [0, 1, 2]),
+        ([NONE, NONE, NONE, NONE], [NONE, NONE, NONE, NONE], [0, 1, 2, 3]),
+    ],
+)
+def test_an_epoch_without_dice_does_not_poison_the_average(
+    dataset: Path, dice: list[float], averages: list[float], best: list[int]
+) -> None:
     trainer = without_pictures(make("nnUNetTrainerSegMamba_4epochs_1its"))
-    plain = trainer.logger.log
+    plain, save, saved = trainer.logger.log, trainer.save_checkpoint, []
 
     def log(key: str, value: Any, step: int) -> None:
-        plain(key, math.nan if key == "mean_fg_dice" and step in (1, 2) else value, step)
+        plain(key, dice[step] if key == "mean_fg_dice" else value, step)
 
-    trainer.logger.log = log
+    def note(filename: str) -> None:
+        if filename.endswith("checkpoint_best.pth"):
+            saved.append(trainer.current_epoch)
+        save(filename)
+
+    trainer.logger.log, trainer.save_checkpoint = log, note
     trainer.run_training()
-    averages = trainer.logger.get_value("ema_fg_dice", step=None)
-    assert np.isfinite(averages).all()
-    assert averages[1] == averages[0]
+    assert trainer.logger.get_value("ema_fg_dice", step=None) == pytest.approx(averages, nan_ok=True)
+    assert saved == best  # of epochs without any Dice before, the last one
+
+
+def test_early_stopping_counts_from_the_first_dice(dataset: Path) -> None:
+    trainer = without_pictures(make("nnUNetTrainerSegMamba_stop2_9epochs_1its"))
+    dice = [NONE, 0.5, 0.4, 0.3, 0.2, 0.1, 0.1, 0.1, 0.1]
+    plain = trainer.logger.log
+    trainer.logger.log = lambda key, value, step: plain(key, dice[step] if key == "mean_fg_dice" else value, step)
+    trainer.run_training()
+    assert trainer.current_epoch == 4  # epochs 2 and 3 were waited for
+    assert "No better pseudo Dice for 2 epochs" in log_of(trainer)
 
 
 def test_memory_on_a_gpu_is_per_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
