@@ -22,7 +22,14 @@ class _Loader:
 
     def exec_module(self, module):
         self._loader.exec_module(module)
-        _wrap(module)
+        try:
+            _wrap(module)
+        except Exception as error:  # whatever is wrong with us, nnU-Net's own import must succeed
+            print(
+                f"nnunet_mamba's trainers and planners are not known ({type(error).__name__}: {error}); "
+                "pip install --force-reinstall nnunet-mamba",
+                file=sys.stderr,
+            )
 
 
 class _Finder:

@@ -12,12 +12,15 @@ from email.parser import Parser
 from importlib.metadata import version
 from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
 
 from tests.discovery.conftest import DEPENDENCIES, ROOT, Environment
 
 LOOKUPS = """
 import multiprocessing, os, pickle, sys, tempfile
+
+import pytest
 for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
     os.environ[name] = tempfile.mkdtemp()
 
@@ -130,6 +133,29 @@ def test_start_up_imports_nothing_of_ours(environment: Environment, wheel: Path)
     environment.run(code)
     shutil.rmtree(environment.site_packages / "nnunet_mamba")  # half uninstalled: the line is still there
     assert "Error" not in environment.run("import nnunetv2; print('fine')")
+
+
+@pytest.mark.parametrize(
+    ("broken", "error"),
+    [
+        ("__init__.py", "RuntimeError('out of order')"),
+        ("discovery/hook.py", "OSError(5, 'disk')"),
+        ("discovery/resolve.py", "ImportError('no name')"),
+        ("registry.py", "SyntaxError('half a file')"),
+    ],
+)
+def test_whatever_is_wrong_with_us_nnunet_is_imported(
+    environment: Environment, wheel: Path, broken: str, error: str
+) -> None:
+    environment.pip("install", "--no-deps", wheel)
+    path = environment.site_packages / "nnunet_mamba" / broken
+    path.write_text(f"raise {error}\n")
+    said = environment.run("import nnunetv2.utilities.find_class_by_name; print('nnU-Net is there')")
+    assert "nnU-Net is there" in said
+    (line,) = (line for line in said.splitlines() if "nnunet_mamba" in line)
+    assert error.split("(")[0] in line
+    assert "pip install --force-reinstall nnunet-mamba" in line
+    assert "Traceback" not in said
 
 
 def test_wheel_is_small_and_whole(wheel: Path) -> None:
