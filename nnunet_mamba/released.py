@@ -17,10 +17,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from nnunet_mamba import registry
+from nnunet_mamba import checkpoints, registry
 from nnunet_mamba.architectures.planned import PlannedNetwork
 
 WRAPPERS = ("module.", "_orig_mod.", "network.")
@@ -156,15 +155,18 @@ def load_released(path_or_state_dict: str | Path | Weights, **config: Any) -> Re
 def read_weights(path_or_state_dict: str | Path | Weights) -> dict[str, Tensor]:
     """Tensors by name, wrappers and containers taken off. Files are read without running any code in them."""
     content: Any = path_or_state_dict
+    where = ""
     if isinstance(content, (str, Path)):
-        content = torch.load(content, map_location="cpu", weights_only=True)
+        where = f"{content}: "
+        content = checkpoints.read(content)
     for name in CONTAINERS:
         if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
             content = content[name]
-    weights = {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
+    named = content.items() if isinstance(content, Mapping) else ()
+    weights = {k: v for k, v in named if isinstance(k, str) and isinstance(v, Tensor)}
     if not weights:
         raise ValueError(
-            f"no weights found; expected a state_dict, or a checkpoint with one of {', '.join(CONTAINERS)}"
+            f"{where}no weights found; expected a state_dict, or a checkpoint with one of {', '.join(CONTAINERS)}"
         )
     while True:
         prefix = next((w for w in WRAPPERS if all(key.startswith(w) for key in weights)), None)

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "nnunet_mamba"
 
 RANK = {
-    "trainer_names": -1, "version": 0, "markdown": 0, "registry": 0, "checks": 0, "ops": 0,
+    "trainer_names": -1, "version": 0, "markdown": 0, "registry": 0, "checks": 0, "checkpoints": 0, "ops": 0,
     "blocks": 1, "memory": 1, "datasets": 1, "architectures": 2,
     "planning": 3, "released": 3, "trainers": 3, "evaluation": 3,
     "calibration": 4, "discovery": 4, "benchmarks": 4, "crossval": 4, "comparison": 4, "doctor": 5, "cli": 6,
@@ -22,6 +22,7 @@ WITHOUT_NNUNET = (
     "markdown",
     "registry",
     "checks",
+    "checkpoints",
     "ops",
     "blocks",
     "architectures",

@@ -6,10 +6,12 @@ import argparse
 import copy
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 FOLD = "fold_all"
+MIRRORING = "inference_allowed_mirroring_axes"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,14 +40,15 @@ def run(options: argparse.Namespace) -> int:
             raise ValueError(f"{path}: no such file")
     if options.o is not None and options.o.exists():
         raise ValueError(f"-o {options.o}: exists already; give another folder or remove it")
-    plans = json.loads(options.plans.read_text(encoding="utf-8"))
-    dataset = json.loads(options.dataset_json.read_text(encoding="utf-8")) if options.dataset_json else None
+    plans = _read_json(options.plans, "configurations", "nnU-Net plans (nnUNet_preprocessed/DATASET/nnUNetPlans.json)")
+    dataset = _read_json(options.dataset_json, "labels", "a dataset.json of nnU-Net") if options.dataset_json else None
 
     conversion = convert(options.checkpoint, plans, options.c, dataset)
     print(f"{options.checkpoint} holds {conversion['kind']}: {conversion['config']}")
     for key in conversion["ignored"]:
         print(f"  left out, never used by the released forward: {key}")
     print(f"  not in the checkpoint, new: {', '.join(conversion['new']) or 'nothing'}")
+    print(f"  mirrored in prediction: {_mirrored(conversion['mirroring'])}")
     if options.pretrained is not None:
         _save({"network_weights": conversion["weights"]}, options.pretrained)
         print(f"written: {options.pretrained}; train with -tr {conversion['trainer']} -pretrained_weights")
@@ -60,7 +63,7 @@ def convert(checkpoint: Path, plans: dict[str, Any], configuration: str, dataset
     from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-    from nnunet_mamba import registry, released
+    from nnunet_mamba import checkpoints, registry, released
 
     manager = PlansManager(copy.deepcopy(plans))
     if configuration not in manager.available_configurations:
@@ -68,7 +71,9 @@ def convert(checkpoint: Path, plans: dict[str, Any], configuration: str, dataset
             f"-c {configuration}: not in these plans; they have: {', '.join(manager.available_configurations)}"
         )
     planned = manager.get_configuration(configuration)
-    weights = released.read_weights(checkpoint)
+    content = checkpoints.read(checkpoint)
+    weights = released.read_weights(content)
+    mirroring = _mirroring(content, len(planned.patch_size))
     published = released.recognise(weights)
     extra = {}
     if "strides" in published.config_names():  # not to be read off weights: a plan-following network
@@ -100,9 +105,35 @@ def convert(checkpoint: Path, plans: dict[str, Any], configuration: str, dataset
         "ignored": network.ignored_keys,
         "new": new,
         "weights": state,
+        "mirroring": mirroring,
         "plans": plans,
         "trainer": record.no_mamba_trainer if twin else record.trainer,
     }
+
+
+def _read_json(path: Path, key: str, what: str) -> dict[str, Any]:
+    """Raises ValueError in one sentence for what is no JSON, or JSON without the key that `what` has."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON ({error}); expected {what}") from None
+    if not isinstance(content, dict) or not isinstance(content.get(key), dict):
+        raise ValueError(f'{path} is not {what}: it has no "{key}"')
+    return content
+
+
+def _mirroring(content: Any, axes: int) -> tuple[int, ...] | None:
+    """The axes that a checkpoint of nnU-Net lets prediction mirror; None where it holds none or says nothing."""
+    given = content.get(MIRRORING) if isinstance(content, Mapping) else None
+    if given is None:
+        return None
+    if not isinstance(given, (list, tuple)) or not all(isinstance(a, int) and 0 <= a < axes for a in given):
+        raise ValueError(f"the checkpoint's {MIRRORING} is {given!r}; expected numbers of axes from 0 to {axes - 1}")
+    return tuple(given)
+
+
+def _mirrored(axes: tuple[int, ...] | None) -> str:
+    return "nothing; the checkpoint names no axes" if axes is None else f"axes {', '.join(map(str, axes)) or 'none'}"
 
 
 def _check_dataset(manager: Any, dataset: dict[str, Any], inputs: int, outputs: int) -> None:
@@ -128,7 +159,7 @@ def write_model_folder(folder: Path, conversion: dict[str, Any], dataset: dict[s
         "network_weights": conversion["weights"],
         "trainer_name": conversion["trainer"],
         "init_args": {"configuration": configuration},
-        "inference_allowed_mirroring_axes": None,  # the published trainings say nothing about mirroring
+        MIRRORING: conversion["mirroring"],
     }
     _save(checkpoint, partial / FOLD / "checkpoint_final.pth")
     partial.rename(folder)

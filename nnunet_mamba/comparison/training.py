@@ -6,10 +6,11 @@ import re
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
+
+from nnunet_mamba import checkpoints
 
 LOSSES = {"train_losses": "training loss", "val_losses": "validation loss"}
 DICE = {"ema_fg_dice": "pseudo Dice (moving average)", "mean_fg_dice": "pseudo Dice"}
@@ -41,8 +42,13 @@ def read_fold(folder: Path) -> FoldRecord:
     checkpoint = folder / "checkpoint_final.pth"
     if not checkpoint.is_file():
         return FoldRecord(number, prediction_seconds=validation_times(folder))
-    content = torch.load(checkpoint, map_location="cpu", weights_only=False, mmap=True)
-    log: dict[str, Any] = content["logging"]
+    times = validation_times(folder)
+    try:  # somebody else's results, perhaps: nothing in them is run
+        content = checkpoints.read(checkpoint, mmap=True)
+        log, weights = dict(content["logging"]), content["network_weights"]
+    except (ValueError, KeyError, TypeError) as error:
+        print(f"curves, memory and number of parameters are left out of the report: {error}")
+        return FoldRecord(number, prediction_seconds=times, device=_device(folder))
     begun, ended = log.get("epoch_start_timestamps", []), log.get("epoch_end_timestamps", [])
     peaks = [p for p in log.get(PEAK, []) if p == p]
     return FoldRecord(
@@ -50,8 +56,8 @@ def read_fold(folder: Path) -> FoldRecord:
         {name: [float(v) for v in log[name]] for name in (*LOSSES, *DICE) if name in log},
         float(sum(e - b for b, e in zip(begun, ended, strict=False))),
         max(peaks, default=float("nan")),
-        count_weights(content["network_weights"]),
-        validation_times(folder),
+        count_weights(weights),
+        times,
         _device(folder),
     )
 

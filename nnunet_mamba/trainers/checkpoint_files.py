@@ -37,8 +37,8 @@ def write_whole(write: Callable[[str], None], target: Path) -> None:
             raise
         free = shutil.disk_usage(target.parent).free / 1e6
         raise OSError(
-            f"{target}: could not be written ({_first_line(error)}). {free:.0f} MB are free there: is the disk full, or "
-            "a quota used up? The file before stays; make room and go on with --c"
+            f"{target}: could not be written ({_first_line(error)}). {free:.0f} MB are free there: is the disk full, "
+            "or a quota used up? The file before stays; make room and go on with --c"
         ) from error
     finally:
         partial.unlink(missing_ok=True)
@@ -81,8 +81,8 @@ def damage_of(path: Path) -> str | None:
                 broken = file.testzip()
             if broken is not None:
                 return f"wrong checksum of {broken}"
-        # torch's reader is stricter about an archive's directory; the content is not read again. Not weights_only: it is
-        # a training's own file, which may hold anything, and nnU-Net unpickles it next
+        # torch's reader is stricter about an archive's directory; the content is not read again. Not weights_only: it
+        # is a training's own file, which may hold anything, and nnU-Net unpickles it next
         torch.load(path, map_location="cpu", weights_only=False, mmap=archive)
     except Exception as error:  # whatever unpickling half a file raises
         return _first_line(error)

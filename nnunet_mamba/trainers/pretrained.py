@@ -15,6 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from nnunet_mamba import checkpoints
+
 COMMAND = "nnunetv2.run.run_training"
 FUNCTION = "load_pretrained_weights"
 HEADS = ".seg_layers."
@@ -35,8 +37,8 @@ def _load(
     original: Callable[..., None], plain: nn.Module, network: nn.Module, fname: str, verbose: bool = False
 ) -> None:
     """nnU-Net's loader on a file that fits. Raises ValueError for weights of another network or plan."""
-    checkpoint = torch.load(fname, map_location="cpu", weights_only=False)
-    if "network_weights" not in checkpoint:
+    checkpoint = checkpoints.read(fname)
+    if not isinstance(checkpoint, Mapping) or "network_weights" not in checkpoint:
         raise ValueError(
             f"{fname} is no nnU-Net checkpoint: it has no network_weights. For a published checkpoint: nnunet-mamba "
             "convert-checkpoint FILE --pretrained OUT.pth"

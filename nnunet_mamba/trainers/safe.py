@@ -328,6 +328,7 @@ class SafeTrainer(nnUNetTrainer):
         if self.is_ddp:
             dist.barrier()
         if best.is_file():
+            # written by this training, with whatever its plans hold
             weights = torch.load(best, map_location=self.device, weights_only=False)["network_weights"]
             _plain(self.network).load_state_dict(weights)
 

@@ -13,6 +13,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunet_mamba import released
 from nnunet_mamba.cli.main import main
 from tests.stock_plans import DATASET_JSON, stock_plans
+from tests.test_checkpoints import nnunet_checkpoint
 
 CONFIG = {"depths": (1, 1, 1, 1), "feat_size": (4, 8, 8, 8), "hidden_size": 8, "nslices": "auto"}
 
@@ -77,6 +78,18 @@ def test_pretrained_weights_go_through_nnunets_loader(files: dict[str, Path], tm
             lambda f: f["plans"].write_text(json.dumps(stock_plans()).replace("16, 16, 16", "24, 24, 24")),
             "does not fit",
         ),
+        (lambda f: f["weights"].write_text("<!DOCTYPE html>"), "w.pt is a web page, not a checkpoint"),
+        (lambda f: f["weights"].write_text("version https://git-lfs.github.com/spec/v1"), "is a pointer of Git LFS"),
+        (lambda f: f["plans"].write_text("<html>"), "plans.json is no JSON"),
+        (lambda f: f["plans"].write_text('{"a": 1}'), "plans.json is not nnU-Net plans"),
+        (lambda f: f["plans"].write_text("[1]"), 'it has no "configurations"'),
+        (lambda f: f["dataset"].write_text('{"name": "x"}'), "dataset.json is not a dataset.json of nnU-Net"),
+        (
+            lambda f: torch.save(
+                {"network_weights": torch.load(f["weights"]), "inference_allowed_mirroring_axes": (0, 3)}, f["weights"]
+            ),
+            "inference_allowed_mirroring_axes is (0, 3); expected numbers of axes from 0 to 2",
+        ),
     ],
 )
 def test_what_does_not_fit_is_said_and_nothing_written(
@@ -92,3 +105,20 @@ def test_what_does_not_fit_is_said_and_nothing_written(
 def test_nothing_asked_for_is_an_error(files: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(_arguments(files)) == 2
     assert "give -o FOLDER, --pretrained FILE, or both" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("axes", [(0, 1, 2), (2,), None, "absent"])
+def test_mirroring_of_a_checkpoint_of_nnunet_is_kept(
+    files: dict[str, Path], capsys: pytest.CaptureFixture[str], axes: tuple[int, ...] | str | None
+) -> None:
+    more = {} if axes == "absent" else {"inference_allowed_mirroring_axes": axes}
+    nnunet_checkpoint(files["weights"], torch.load(files["weights"]))
+    content = torch.load(files["weights"], weights_only=False)
+    del content["inference_allowed_mirroring_axes"]
+    torch.save({**content, **more}, files["weights"])
+    assert main(_arguments(files, "-o", str(files["out"]))) == 0
+    predictor = nnUNetPredictor(device=torch.device("cpu"))
+    predictor.initialize_from_trained_model_folder(str(files["out"]), use_folds=("all",))
+    assert predictor.allowed_mirroring_axes == (None if axes == "absent" else axes)
+    said = "nothing; the checkpoint names no axes" if axes in (None, "absent") else f"axes {', '.join(map(str, axes))}"
+    assert f"mirrored in prediction: {said}" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Two processes train one network as `nnUNetv2_train -num_gpus 2` does, on the CPU by gloo: steps, and whole trainings."""
+"""Two processes train one network as `nnUNetv2_train -num_gpus 2` does, on the CPU by gloo: steps, whole trainings."""
 
 from __future__ import annotations
 
@@ -178,7 +178,8 @@ seen |= {"same": torch.equal(*both), "heals": trainer.sentinel.heals, "epochs": 
          "damage": checkpoint_files.damage_of(folder / "checkpoint_final.pth")}
 if rank == 0:
     final = torch.load(folder / "checkpoint_final.pth", weights_only=False)
-    seen["final"] = all(torch.equal(v, trainer.network.module.state_dict()[k]) for k, v in final["network_weights"].items())
+    own = trainer.network.module.state_dict()
+    seen["final"] = all(torch.equal(v, own[k]) for k, v in final["network_weights"].items())
 print("seen", json.dumps(seen), flush=True)
 dist.is_initialized = real
 dist.destroy_process_group()
