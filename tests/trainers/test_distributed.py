@@ -94,6 +94,13 @@ for name in names:
     step(together, broken)
     assert not together._step.taken and together.sentinel.in_a_row == 1
     assert all(torch.equal(a, b) for a, b in zip(before, together.network.parameters()))
+    # a loss that is broken on one GPU only, with gradients that are numbers on both
+    seen = lambda *_: together._step.losses.append(torch.tensor(math.inf)) if rank == 1 else None
+    handle = together.loss.register_forward_hook(seen)
+    step(together, batch(rank))
+    handle.remove()
+    assert math.isfinite(together._step.norm) and not together._step.taken
+    assert all(torch.equal(a, b) for a, b in zip(before, together.network.parameters()))
     step(together, batch(rank))
     assert together._step.taken and same_everywhere(together.network)
     print("trained", name)
