@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -42,29 +43,31 @@ def call(name: str, *args: Any) -> None:
     A process forked from one that has used threads runs single-threaded code: its parent's threads do not exist in it.
     """
     global _parallel_process
-    import numba
-    from numba.core import config
-
     with _lock:
         if _parallel_process is None:
             _parallel_process = os.getpid()
-        if os.getpid() != _parallel_process:
-            _serial(name)(*args)
-            return
-        asked = torch.get_num_threads()
-        threads = max(1, min(asked, vars(config)["NUMBA_NUM_THREADS"]))
-        if numba.get_num_threads() != threads:
-            numba.set_num_threads(threads)
-        kernel = _parallel(name)
-        try:
+        is_child = os.getpid() != _parallel_process
+        kernel = _serial(name) if is_child else _parallel(name)
+        if is_child:
             kernel(*args)
-        except OSError:  # the compile cache cannot be written: a full disk, a folder that went away
-            _without_cache(name)(*args)
-        if torch.get_num_threads() != asked:  # numba's OpenMP layer sets it for the whole process when it starts
-            torch.set_num_threads(asked)
+        else:
+            _call_with_threads(kernel, args)
 
 
-def _compile(name: str, **options: Any) -> Callable[..., None]:
+def _call_with_threads(kernel: Callable[..., None], args: tuple[Any, ...]) -> None:
+    import numba
+    from numba.core import config
+
+    asked = torch.get_num_threads()
+    threads = max(1, min(asked, vars(config)["NUMBA_NUM_THREADS"]))
+    if numba.get_num_threads() != threads:
+        numba.set_num_threads(threads)
+    kernel(*args)
+    if torch.get_num_threads() != asked:  # numba's OpenMP layer sets it for the whole process when it starts
+        torch.set_num_threads(asked)
+
+
+def _new_kernel(name: str, **options: Any) -> Any:
     import numba
 
     from nnunet_mamba.ops import _numba_kernels
@@ -74,22 +77,18 @@ def _compile(name: str, **options: Any) -> Callable[..., None]:
 
 
 @cache
-def _parallel(name: str) -> Callable[..., None]:
-    try:
-        return _compile(name, parallel=True, cache=True)
-    except RuntimeError:  # no folder for the cache can be found
-        return _without_cache(name)
+def _parallel(name: str) -> Any:
+    from nnunet_mamba.ops._numba_cache import CheckedCache
+
+    kernel = _new_kernel(name, parallel=True)
+    with suppress(RuntimeError, OSError):  # no folder for the cache can be found: every process compiles
+        kernel._cache = CheckedCache(kernel.py_func)
+    return kernel
 
 
 @cache
-def _without_cache(name: str) -> Callable[..., None]:
-    _parallel.cache_clear()
-    return _compile(name, parallel=True)
-
-
-@cache
-def _serial(name: str) -> Callable[..., None]:
-    return _compile(name)
+def _serial(name: str) -> Any:
+    return _new_kernel(name)
 
 
 def block_width(channels: int) -> int:

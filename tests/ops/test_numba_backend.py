@@ -6,8 +6,10 @@ import os
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -197,6 +199,51 @@ def test_an_unusable_cache_does_no_harm(kind: str, tmp_path: Path) -> None:
     """
     code = (textwrap.dedent(prepare) if kind == "full" else "") + "assert torch.equal(call(), expected)\nprint('fine')"
     assert "fine" in _python(code, NUMBA_CACHE_DIR=str(cache))
+
+
+def _cut_off(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def _emptied(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def _flipped(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+
+
+@pytest.fixture(scope="module")
+def filled_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("numba")
+    _python("call()", NUMBA_CACHE_DIR=str(folder))
+    return folder
+
+
+@pytest.mark.parametrize(("damage", "suffix"), [(_emptied, ".nbi"), (_cut_off, ".nbc"), (_flipped, ".nbc")])
+def test_a_damaged_cache_is_mended(filled_cache: Path, damage: Callable[[Path], None], suffix: str) -> None:
+    """What a power failure or a full quota leaves would otherwise stop every call of every later process"""
+    (file,) = filled_cache.rglob(f"*{suffix}")
+    damage(file)
+    report = """
+        from nnunet_mamba.ops import _numba_runtime as runtime
+        hits = []
+        for _ in range(2):
+            assert torch.equal(call(), expected)
+            hits += runtime._parallel("convolve").stats.cache_hits.values() or [0]
+            runtime._parallel.cache_clear()  # the next call does what the next process would
+        print(hits)
+    """
+    assert _python(report, NUMBA_CACHE_DIR=str(filled_cache)).strip() == "[0, 1]"
+
+
+def test_an_error_of_a_kernel_itself_is_not_swallowed() -> None:
+    from numba.core.errors import TypingError
+
+    with pytest.raises(TypingError, match="gate"):
+        runtime.call("gate", np.zeros(3), np.zeros(3), 0, 4)
 
 
 def test_why_not(monkeypatch: pytest.MonkeyPatch) -> None:

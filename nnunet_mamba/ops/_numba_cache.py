@@ -1,0 +1,93 @@
+"""Numba's compile cache, which heals itself: whatever is wrong with its files, the code is compiled and written again.
+
+Numba's own cache trusts what it finds. A power failure, a full quota or a bad disk leave files cut off, empty or with
+other bits; then every call of every process fails until somebody deletes them, or machine code with a wrong bit runs.
+And of two processes that save at once, one can leave its code under the other's name. So every file carries a digest,
+and every piece of code the types that it was compiled for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+from numba.core import caching
+
+DIGEST = hashlib.sha256
+
+
+class DamagedFileError(OSError):
+    """A file does not end with its digest. To numba's cache, like any `OSError`: as if there were none."""
+
+
+class _CheckedFiles(caching.IndexDataCacheFile):
+    """Index and data files of one kernel. A digest covers the file and the source it was compiled from."""
+
+    def load(self, key: Any) -> Any:
+        """The code saved for these types, or None"""
+        found = super().load(key)
+        return found[1] if found is not None and found[0] == key else None
+
+    def save(self, key: Any, data: Any) -> None:
+        super().save(key, (key, data))
+
+    def _load_index(self) -> dict[Any, str]:
+        try:
+            self._check(self._index_path)
+            return super()._load_index()
+        except Exception:  # damaged in any way: as if there were none, so that saving replaces it
+            return {}
+
+    def _load_data(self, name: str) -> Any:
+        self._check(self._data_path(name))
+        return super()._load_data(name)
+
+    @contextmanager
+    def _open_for_write(self, filepath: str) -> Iterator[IO[bytes]]:
+        with super()._open_for_write(filepath) as file:
+            content = io.BytesIO()
+            yield content
+            file.write(content.getvalue() + self._digest(content.getvalue()))
+
+    def _check(self, path: str) -> None:
+        whole = Path(path).read_bytes()
+        size = DIGEST().digest_size
+        if whole[-size:] != self._digest(whole[:-size]):
+            raise DamagedFileError(path)
+
+    def _digest(self, content: bytes) -> bytes:
+        return DIGEST(content + repr(self._source_stamp).encode()).digest()
+
+
+class _OwnNames(caching.CompileResultCacheImpl):
+    """Files that numba's own cache, which could not read them, never takes for its own"""
+
+    def get_filename_base(self, fullname: str, abiflags: str) -> str:
+        return "checked-" + super().get_filename_base(fullname, abiflags)
+
+
+class CheckedCache(caching.FunctionCache):
+    """A kernel's cache. Neither reading nor writing it ever makes a call fail."""
+
+    _impl_class = _OwnNames
+
+    def __init__(self, py_func: Any) -> None:
+        super().__init__(py_func)
+        self._cache_file = _CheckedFiles(
+            self._cache_path, self._impl.filename_base, self._impl.locator.get_source_stamp()
+        )
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """The compiled kernel for these types, or None: then numba compiles it"""
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception:  # nothing of the kernel runs here: whatever it is, it is the files
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        with suppress(OSError):  # a full disk, a folder that went away: the next process compiles again
+            super().save_overload(sig, data)
