@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -26,6 +27,9 @@ SUMS_OVER_CHANNELS = ("scan_backward",)
 
 _lock = threading.Lock()  # numba's fallback threading layer must not be entered twice
 _parallel_process: int | None = None
+_importing = False
+_broken_off = False
+"""Whether this process was forked while another thread was importing or compiling: that is then never finished."""
 
 
 def why_not(x: Tensor) -> str | None:
@@ -34,6 +38,8 @@ def why_not(x: Tensor) -> str | None:
         return f"needs a CPU tensor, got {x.device.type}"
     if find_spec("numba") is None:
         return "numba is not installed: pip install numba"
+    if _broken_off:
+        return "this process was forked while another thread was compiling; start it by spawn instead of fork"
     return None
 
 
@@ -42,12 +48,16 @@ def call(name: str, *args: Any) -> None:
 
     A process forked from one that has used threads runs single-threaded code: its parent's threads do not exist in it.
     """
-    global _parallel_process
+    global _parallel_process, _importing
     with _lock:
         if _parallel_process is None:
             _parallel_process = os.getpid()
         is_child = os.getpid() != _parallel_process
-        kernel = _serial(name) if is_child else _parallel(name)
+        _importing = True
+        try:
+            kernel = _serial(name) if is_child else _parallel(name)
+        finally:
+            _importing = False
         if is_child:
             kernel(*args)
         else:
@@ -65,6 +75,30 @@ def _call_with_threads(kernel: Callable[..., None], args: tuple[Any, ...]) -> No
     kernel(*args)
     if torch.get_num_threads() != asked:  # numba's OpenMP layer sets it for the whole process when it starts
         torch.set_num_threads(asked)
+
+
+def _in_forked_child() -> None:
+    """The parent's other threads do not exist here: nobody would release what they held or finish what they began."""
+    global _lock, _importing, _broken_off
+    _broken_off = _broken_off or _importing or _is_compiling()
+    _importing = False
+    _lock = threading.Lock()
+
+
+def _is_compiling() -> bool:
+    """Whether a thread that does not exist here held the lock under which numba loads and compiles all code"""
+    module = sys.modules.get("numba.core.compiler_lock")
+    if module is None:
+        return False
+    lock = module.global_compiler_lock._lock
+    if not lock.acquire(blocking=False):
+        return True
+    lock.release()
+    return False
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_in_forked_child)
 
 
 def _new_kernel(name: str, **options: Any) -> Any:

@@ -32,6 +32,16 @@ _lock = threading.RLock()
 _verdicts: dict[tuple[str, ...], str | None] = {}
 
 
+def _new_lock() -> None:
+    """A forked child has none of the threads that may have held the old one."""
+    global _lock
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_new_lock)
+
+
 def problem(op: str, name: str, module: ModuleType, part: str, like: Tensor) -> str | None:
     """None when `part` ("forward" or "backward") of this backend is right for tensors like `like`, else what is wrong.
 

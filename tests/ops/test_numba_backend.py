@@ -239,6 +239,57 @@ def test_a_damaged_cache_is_mended(filled_cache: Path, damage: Callable[[Path], 
     assert _python(report, NUMBA_CACHE_DIR=str(filled_cache)).strip() == "[0, 1]"
 
 
+@pytest.mark.parametrize(("parent", "self_test"), [("computing", "0"), ("compiling", "1")])
+def test_a_fork_while_another_thread_is_inside_an_operator(parent: str, self_test: str, tmp_path: Path) -> None:
+    """The child has no such thread: whatever lock that held, nobody would release it."""
+    output = _python(
+        f"""
+        import faulthandler, os, threading, time
+        from numba.core.compiler_lock import global_compiler_lock
+        from nnunet_mamba.ops import _numba_runtime as runtime
+
+        def compiles():
+            free = global_compiler_lock._lock.acquire(blocking=False)
+            if free:
+                global_compiler_lock._lock.release()
+            return not free
+
+        def work():
+            while not stop:
+                causal_conv1d(big, torch.ones(8, 3))
+
+        stop, big = False, torch.ones(1, 8, 100_000)
+        if {parent == "computing"}:
+            causal_conv1d(big, torch.ones(8, 3))
+        thread = threading.Thread(target=work)
+        thread.start()
+        until = time.monotonic() + 60
+        while not (compiles() if {parent == "compiling"} else runtime._lock.locked()):
+            assert time.monotonic() < until
+        child = os.fork()
+        if child == 0:
+            faulthandler.dump_traceback_later(30, exit=True)
+            torch.set_num_threads(1)
+            right = torch.equal(causal_conv1d(x, w), expected)
+            os._exit(0 if right else 7)
+        stop = True
+        assert os.waitpid(child, 0)[1] == 0
+        thread.join()
+        print("fine")
+        """,
+        nnUNet_mamba_self_test=self_test,
+        NUMBA_CACHE_DIR=str(tmp_path / "numba"),
+        XDG_CACHE_HOME=str(tmp_path),
+    )
+    assert "fine" in output
+
+
+def test_a_child_that_cannot_compile_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "_broken_off", True)
+    with pytest.raises(ValueError, match="forked while another thread was compiling; start it by spawn"):
+        backends.choose("causal_conv1d", "numba", torch.zeros(1, 1, 1))
+
+
 def test_an_error_of_a_kernel_itself_is_not_swallowed() -> None:
     from numba.core.errors import TypingError
 
