@@ -8,6 +8,7 @@ import sys
 import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -25,7 +26,7 @@ def interpreted() -> bool:
 
 def why_not(x: Tensor, length_axis: int) -> str | None:
     """One sentence on why Triton kernels cannot run for tensors like x, or None"""
-    if find_spec("triton") is None:
+    if not _is_installed():
         return "triton is not installed: pip install triton"
     if x.shape[length_axis] > LONGEST:
         return f"{x.shape[length_axis]} tokens are more than {LONGEST}, the longest sequence its kernels count"
@@ -39,6 +40,12 @@ def why_not(x: Tensor, length_axis: int) -> str | None:
     return _no_compiler()
 
 
+@cache  # PATH and disk are asked once per process: this is on the way of every call
+def _is_installed() -> bool:
+    return find_spec("triton") is not None
+
+
+@cache
 def _no_compiler() -> str | None:
     """Triton compiles a small C file against the driver at first use"""
     if sys.platform == "win32":  # the Windows builds of Triton bring a compiler along

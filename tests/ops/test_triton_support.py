@@ -1,0 +1,85 @@
+"""When Triton can run, asked of machines that are not here: what it lacks is said, and looked for once."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import sys
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from nnunet_mamba.ops import _triton_support
+
+
+def _tensor(*shape: int, device: str = "cuda") -> Any:
+    return SimpleNamespace(shape=shape, device=SimpleNamespace(type=device))
+
+
+@pytest.fixture
+def support(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The module as a fresh process has it, on a machine with everything that Triton needs"""
+    spec = importlib.util.spec_from_file_location("fresh_triton_support", _triton_support.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(module, "find_spec", lambda name: object())
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(module.Path, "exists", lambda path: True)
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "an old card")
+    return module
+
+
+def test_the_disk_is_asked_once(support: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`why_not` is on the way of every call of every operator."""
+    asked = []
+    monkeypatch.setattr(support, "find_spec", lambda name: asked.append(name) or object())
+    monkeypatch.setattr(shutil, "which", lambda name: asked.append(name) or f"/usr/bin/{name}")
+    monkeypatch.setattr(support.Path, "exists", lambda path: asked.append(path.name) or True)
+    for length in range(1, 100):
+        assert support.why_not(_tensor(1, 2, length), 2) is None
+    assert asked == ["triton", "gcc", "Python.h"]
+
+
+def test_what_depends_on_the_tensor_is_asked_of_each(support: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert support.why_not(_tensor(1, 2, 3), 2) is None
+    assert support.why_not(_tensor(1, 2, 3, device="mps"), 2) == "needs a CUDA or ROCm tensor, got mps"
+    longest = support.LONGEST
+    assert support.why_not(_tensor(1, 2, longest), 2) is None
+    assert "tokens are more than" in support.why_not(_tensor(1, 2, longest + 1), 2)
+    assert support.why_not(_tensor(1, 2, longest + 1), 1) is None
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 0))
+    assert support.why_not(_tensor(1, 2, 3), 2) == "needs a GPU of compute capability 7.5 or newer, got an old card"
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    assert support.why_not(_tensor(1, 2, 3), 2) is None, "AMD counts otherwise"
+
+
+def test_a_missing_package(support: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(support, "find_spec", lambda name: None)
+    assert support.why_not(_tensor(1, 2, 3), 2) == "triton is not installed: pip install triton"
+
+
+@pytest.mark.parametrize(("there", "variable", "runs"), [((), "", False), (("clang",), "", True), ((), "tcc", True)])
+def test_a_missing_compiler(
+    support: ModuleType, monkeypatch: pytest.MonkeyPatch, there: tuple[str, ...], variable: str, runs: bool
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: name if name in there else None)
+    monkeypatch.setenv("CC", variable)
+    reason = support.why_not(_tensor(1, 2, 3), 2)
+    assert (reason is None) == runs
+    assert runs or "install gcc or clang, or set the environment variable CC" in reason
+
+
+def test_missing_headers_and_windows(support: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(support.Path, "exists", lambda path: False)
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert "install the python3-dev package" in support._no_compiler.__wrapped__()
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert support.why_not(_tensor(1, 2, 3), 2) is None, "its builds bring a compiler along"
