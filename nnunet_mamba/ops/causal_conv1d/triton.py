@@ -42,4 +42,6 @@ def backward(
             grad_y.transpose(1, 2), x.transpose(1, 2), conv.pack_weight(weight, dtype), bias, before.transpose(1, 2),
             silu, partial=None, out=grad_x.transpose(1, 2), add=False,
         )  # fmt: skip
-    return grad_x, grad_weight.T.to(weight.dtype).contiguous(), None if bias is None else grad_bias.to(bias.dtype)
+    # a copy in any case: of one tap or channel both are slices of one tensor, and gradients must not share their memory
+    grad_weight = grad_weight.T.to(weight.dtype).clone(memory_format=torch.contiguous_format)
+    return grad_x, grad_weight, None if bias is None else grad_bias.to(bias.dtype)

@@ -131,5 +131,8 @@ def _channel_last(x: Tensor) -> Tensor:
 
 
 def _channel_first(x: Tensor, like: Tensor) -> Tensor:
-    """(b l d) -> (b d l) in the dtype of `like`"""
-    return x.to(like.dtype).transpose(1, 2).contiguous()
+    """(b l d) -> (b d l) in the dtype of `like`
+
+    Always a copy: of one token even a slice is contiguous, and two gradients must not share their memory.
+    """
+    return x.to(like.dtype).transpose(1, 2).clone(memory_format=torch.contiguous_format)
