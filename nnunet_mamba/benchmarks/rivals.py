@@ -43,12 +43,14 @@ def _our_scans() -> list[Implementation]:
 
         return Implementation(f"{name} (ours)", run, backends.load("selective_scan", name).why_not)
 
-    return [made(name) for name in _measured_backends()]
+    return [made(name) for name in _measured_backends("selective_scan")]
 
 
-def _measured_backends() -> list[str]:
+def _measured_backends(op: str) -> list[str]:
     """Ours that are chosen by themselves; the reference is the judge"""
-    return [name for name in backends.names() if name not in ("reference", *backends.ON_REQUEST)]
+    return [
+        name for name in backends.names() if name not in ("reference", *backends.ON_REQUEST) and backends.has(op, name)
+    ]
 
 
 def _rival_scans() -> list[Implementation]:
@@ -111,7 +113,7 @@ def mixers() -> list[Implementation]:
 
         return Implementation(f"three passes, {scan.name}", run, scan.why_not)
 
-    ours = [fused(name) for name in _measured_backends()]
+    ours = [fused(name) for name in _measured_backends("tri_scan")]
     return ours + [passes(scan) for scan in scans() if scan.name != "plain torch loop"]
 
 

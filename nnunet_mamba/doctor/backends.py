@@ -11,7 +11,7 @@ from nnunet_mamba.doctor.finding import NOTE, OK, PROBLEM, Finding
 from nnunet_mamba.ops import backends, self_test
 
 AREA = "backends"
-OPS = ("selective_scan", "causal_conv1d")
+OPS = tuple(self_test.CASES)
 PARTS = (self_test.FORWARD, self_test.BACKWARD)
 
 
@@ -26,7 +26,7 @@ def findings() -> Iterator[Finding]:
         yield Finding(AREA, "forced", NOTE if known else PROBLEM, text, f"unset {backends.ENVIRONMENT_VARIABLE}")
     for device in _devices():
         for op in OPS:
-            yield _of_op(op, torch.zeros(1, device=device))
+            yield _of_op(op, torch.zeros(1, 1, 1, device=device))
 
 
 def _devices() -> list[str]:
@@ -40,8 +40,8 @@ def _devices() -> list[str]:
 
 def _of_op(op: str, like: torch.Tensor) -> Finding:
     """What `auto` takes, after the same self-test, and what it does not"""
-    order = backends.PREFERENCE.get(like.device.type, backends.OTHER_DEVICES)
-    said = {name: _verdict(op, name, like) for name in dict.fromkeys((*order, *backends.ON_REQUEST))}
+    order = backends.preference(op, like.device.type)
+    said = {name: backends.problem(op, name, like, PARTS) for name in dict.fromkeys((*order, *backends.ON_REQUEST))}
     taken = next((name for name in order if said[name] is None), None)
     rest = "; ".join(f"{name}: {why or 'ok'}" for name, why in said.items() if name != taken)
     name = f"{op} on {like.device}"
@@ -50,12 +50,3 @@ def _of_op(op: str, like: torch.Tensor) -> Finding:
     if taken != order[0]:
         return Finding(AREA, name, NOTE, f"{taken}, not the fastest. {rest}", f"see why {order[0]} cannot run")
     return Finding(AREA, name, OK, f"{taken}, self-test passed. {rest}")
-
-
-def _verdict(op: str, name: str, like: torch.Tensor) -> str | None:
-    """None where it runs and computes what the reference does"""
-    module = backends.load(op, name)
-    reason = module.why_not(like)
-    for part in PARTS if reason is None else ():
-        reason = reason or self_test.problem(op, name, module, part, like)
-    return reason

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Iterable
 from importlib import import_module
 from types import ModuleType
 
@@ -36,14 +37,56 @@ def names() -> tuple[str, ...]:
     return (*ordered, "reference")
 
 
+class MissingBackendError(ValueError):
+    """An op was asked for a backend that others may have, but not this op."""
+
+
 def load(op: str, name: str) -> ModuleType:
-    """The module of one backend of one op ("selective_scan", "causal_conv1d", "tri_scan")."""
-    return import_module(f"nnunet_mamba.ops.{op}.{name}")
+    """The module of one backend of one op ("tri_scan", "selective_scan", "causal_conv1d").
+
+    Raises MissingBackendError where this op has no such backend: not every op needs every backend.
+    """
+    path = f"nnunet_mamba.ops.{op}.{name}"
+    try:
+        return import_module(path)
+    except ModuleNotFoundError as error:
+        if error.name != path:
+            raise
+        raise MissingBackendError(f"{op} has no such backend") from None
+
+
+def has(op: str, name: str) -> bool:
+    """Whether this op has this backend at all."""
+    try:
+        load(op, name)
+    except MissingBackendError:
+        return False
+    return True
+
+
+def preference(op: str, device: str) -> list[str]:
+    """The op's backends for a device ("cpu", "cuda", ...), best first."""
+    return [name for name in PREFERENCE.get(device, OTHER_DEVICES) if has(op, name)]
+
+
+def problem(op: str, name: str, x: Tensor, parts: Iterable[str] = ()) -> str | None:
+    """Why a backend would not run a call with this tensor, or None: it is missing, it cannot, or it is wrong here.
+
+    parts: of the call, "forward" or "backward", that must equal the reference in a small case.
+    """
+    try:
+        module = load(op, name)
+    except MissingBackendError as error:
+        return str(error)
+    reason = module.why_not(x)
+    for part in parts:
+        reason = reason or self_test.problem(op, name, module, part, x)
+    return reason
 
 
 def explain(op: str, x: Tensor) -> dict[str, str]:
     """What each backend would say to a call with this tensor: "ok", or why not."""
-    return {name: load(op, name).why_not(x) or "ok" for name in names()}
+    return {name: problem(op, name, x) or "ok" for name in names()}
 
 
 def choose(op: str, backend: str, x: Tensor, part: str = FORWARD) -> ModuleType:
@@ -58,15 +101,13 @@ def choose(op: str, backend: str, x: Tensor, part: str = FORWARD) -> ModuleType:
     if backend != "auto":
         return _named(op, backend, x, part, asked_by)
 
-    order = PREFERENCE.get(x.device.type, OTHER_DEVICES)
     refused: dict[str, str] = {}
-    for name in order:
-        module = load(op, name)
-        reason = module.why_not(x) or self_test.problem(op, name, module, part, x)
+    for name in preference(op, x.device.type):
+        reason = problem(op, name, x, (part,))
         if reason is None:
             if refused:
                 _report_once(op, name, x.device.type, refused)
-            return module
+            return load(op, name)
         refused[name] = reason
     raise RuntimeError(f"{op}: no backend can run on {x.device}: {refused}")
 
@@ -74,11 +115,10 @@ def choose(op: str, backend: str, x: Tensor, part: str = FORWARD) -> ModuleType:
 def _named(op: str, backend: str, x: Tensor, part: str, asked_by: str) -> ModuleType:
     if backend not in names():
         raise ValueError(f"{asked_by}={backend!r} is unknown; known: auto, {', '.join(names())}")
-    module = load(op, backend)
-    reason = module.why_not(x) or self_test.problem(op, backend, module, part, x)
+    reason = problem(op, backend, x, (part,))
     if reason is not None:
         raise ValueError(f"{op}: backend {backend!r} was asked for ({asked_by}) but cannot run: {reason}")
-    return module
+    return load(op, backend)
 
 
 def _report_once(op: str, name: str, device: str, refused: dict[str, str]) -> None:

@@ -135,10 +135,11 @@ def _tri_case(dtype: torch.dtype) -> tuple[list[Tensor], tuple]:
 
 
 CASES: dict[str, Callable[[torch.dtype], tuple[list[Tensor], tuple]]] = {
+    "tri_scan": _tri_case,
     "selective_scan": _scan_case,
     "causal_conv1d": _conv_case,
-    "tri_scan": _tri_case,
 }
+"""All operators, the one that networks call first"""
 
 
 def cache_folder() -> Path | None:

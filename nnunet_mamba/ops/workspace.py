@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import ModuleType
 
 from nnunet_mamba.ops import backends
 from nnunet_mamba.ops.self_test import BACKWARD, FORWARD
@@ -29,7 +30,7 @@ def of_call(operator: str, arguments: tuple, device: str) -> Workspace | None:
     if part is None:
         return None
     x, _, _, _, _, dt_proj, _, A, *_ = arguments[1:] if part == BACKWARD else arguments
-    module = backends.load("tri_scan", backends.PREFERENCE[device][0])
+    module = _preferred(device)
     batch, length, channels = x.shape
     orders, _, states = A.shape
 
@@ -37,3 +38,14 @@ def of_call(operator: str, arguments: tuple, device: str) -> Workspace | None:
         return module.workspace(part, batch, length, channels, orders, states, dt_proj.shape[2], x.dtype)
 
     return Workspace(size, batch, length)
+
+
+def _preferred(device: str) -> ModuleType:
+    name = backends.preference("tri_scan", device)[0]
+    module = backends.load("tri_scan", name)
+    if not hasattr(module, "workspace"):
+        raise ValueError(
+            f"tri_scan's backend {name!r} does not say how much memory it holds, so a training step's on {device} "
+            "cannot be estimated; write workspace() in its file, as in nnunet_mamba/ops/tri_scan/numba.py"
+        )
+    return module

@@ -19,7 +19,9 @@ from nnunet_mamba import registry
 from nnunet_mamba.cli import main as cli
 from nnunet_mamba.doctor import backends, installation, machine, names
 from nnunet_mamba.doctor.finding import NOTE, OK, PROBLEM, Finding
+from nnunet_mamba.ops import backends as ops_backends
 from nnunet_mamba.ops import self_test
+from nnunet_mamba.ops.backends import load as load_backend
 
 
 def _named(found: Iterator[Finding], name: str) -> Finding:
@@ -46,7 +48,8 @@ def test_a_healthy_installation_as_text_and_json(folders: Path, capsys: pytest.C
     states = {f"{f['area']}: {f['name']}": f["state"] for f in report["findings"]}
     assert states["discovery: a fresh process"] == OK
     assert states["discovery: this process"] == OK
-    assert states["backends: selective_scan on cpu"] == OK
+    for op in ("tri_scan", "selective_scan", "causal_conv1d"):
+        assert states[f"backends: {op} on cpu"] == OK
     assert states["machine: nnUNet_raw"] == OK
     assert report["problems"] == sum(s == PROBLEM for s in states.values())
     assert done.returncode == (1 if report["problems"] else 0)
@@ -140,3 +143,35 @@ def test_backends_that_cannot_run_or_are_wrong(monkeypatch: pytest.MonkeyPatch) 
     scan = _named(backends.findings(), "selective_scan on cpu")
     assert scan.state == NOTE
     assert scan.text.startswith("blocked, not the fastest. numba: differs from the reference")
+
+
+def test_the_operator_that_networks_call_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert backends.OPS[0] == "tri_scan"
+    real = self_test.problem
+    monkeypatch.setattr(
+        self_test, "problem", lambda op, *a: "differs from the reference" if op == "tri_scan" else real(op, *a)
+    )
+    found = {f.name: f for f in backends.findings() if f.name != "forced"}
+    assert next(iter(found)) == "tri_scan on cpu"
+    assert found["tri_scan on cpu"].state == PROBLEM
+    assert found["tri_scan on cpu"].remedy
+    assert found["selective_scan on cpu"].state == OK
+
+
+def test_backends_of_a_gpu_are_asked_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine with a GPU, whose list begins with Triton; here Triton refuses the CPU tensor"""
+    pytest.importorskip("triton", reason="Triton has no build for this system")
+    monkeypatch.setitem(ops_backends.PREFERENCE, "cpu", ("triton", "numba"))
+    found = _named(backends.findings(), "tri_scan on cpu")
+    assert found.state == NOTE
+    assert found.text.startswith("numba, not the fastest. triton: needs a CUDA or ROCm tensor, got cpu")
+
+
+def test_a_backend_that_one_operator_has_is_no_problem_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    only_one = load_backend("tri_scan", "blocked")
+    monkeypatch.setitem(sys.modules, "nnunet_mamba.ops.tri_scan.swift", only_one)
+    monkeypatch.setitem(ops_backends.PREFERENCE, "cpu", ("swift", "numba"))
+    found = {f.name: f for f in backends.findings() if f.name != "forced"}
+    assert found["tri_scan on cpu"].text.startswith("swift, self-test passed")
+    assert found["selective_scan on cpu"].text.startswith("numba, self-test passed")
+    assert found["selective_scan on cpu"].state == OK

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -11,6 +15,7 @@ from nnunet_mamba.ops import backends, causal_conv1d, selective_scan, tri_scan
 from tests.ops.cases import as_leaves, conv_inputs, cpu_backends, gradients, scan_inputs, tri_inputs
 
 OPS = torch.ops.nnunet_mamba
+tri_scan_package = import_module("nnunet_mamba.ops.tri_scan")  # the name in nnunet_mamba.ops is the function
 
 
 @pytest.mark.parametrize("backend", cpu_backends("selective_scan"))
@@ -68,10 +73,13 @@ def _tri(orders="fbs", n_slices=3, **changes):
         (lambda: _scan(delta_bias=torch.zeros(4)), r"delta_bias has shape \(4,\)"),
         (lambda: _scan(D=torch.zeros(3, device="meta")), "D is on meta"),
         (lambda: _scan(A=torch.ones(3, 4)), "A has positive entries"),
+        (lambda: _scan(A=torch.eye(3, 4) - 0.5), r"A has positive entries \(largest 0.5\)"),
         (lambda: _scan(backend="cuda"), "backend='cuda' is unknown; known: auto, "),
         (lambda: causal_conv1d(torch.zeros(1, 2, 3), torch.zeros(2, 4), activation="relu"), "'relu' is unknown"),
         (lambda: causal_conv1d(torch.zeros(1, 2, 3), torch.zeros(3, 4)), r"weight has shape \(3, 4\); expected"),
         (lambda: _tri(n_slices=5), "12 tokens cannot be cut into n_slices=5"),
+        (lambda: _tri(n_slices=0), "12 tokens cannot be cut into n_slices=0"),
+        (lambda: _tri(n_slices=-3), "12 tokens cannot be cut into n_slices=-3"),
         (lambda: _tri(orders="fbx"), "orders='fbx'"),
         (lambda: _tri(orders=""), "orders=''"),
         (lambda: _tri(orders="fb"), "conv_weight has shape"),
@@ -111,8 +119,71 @@ def test_automatic_fallback_is_said_once(monkeypatch: pytest.MonkeyPatch) -> Non
         backends.choose("tri_scan", "auto", torch.zeros(1, 1, 1))
 
 
+@pytest.fixture
+def swift(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """A backend that `tri_scan` has and the other ops have not, the first of the CPU's list"""
+    module = ModuleType("nnunet_mamba.ops.tri_scan.swift")
+    blocked = backends.load("tri_scan", "blocked")
+    module.__dict__.update(why_not=lambda x: None, forward=blocked.forward, backward=blocked.backward)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setitem(backends.PREFERENCE, "cpu", ("swift", *backends.PREFERENCE["cpu"]))
+    monkeypatch.setattr(backends, "_reported", set())
+    return module
+
+
+@pytest.mark.usefixtures("swift")
+def test_a_backend_may_exist_for_one_op_only() -> None:
+    x = torch.zeros(1, 1, 1)
+    assert backends.explain("tri_scan", x)["swift"] == "ok"
+    assert backends.explain("causal_conv1d", x)["swift"] == "causal_conv1d has no such backend"
+    with pytest.raises(ValueError, match="causal_conv1d has no such backend"):
+        backends.load("causal_conv1d", "swift")
+    with pytest.raises(ValueError, match=r"'swift' was asked for \(backend\) but .* has no such backend"):
+        causal_conv1d(torch.zeros(1, 2, 3), torch.zeros(2, 4), backend="swift")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # numba is the best that this op has: nothing to report
+        assert backends.choose("causal_conv1d", "auto", x).__name__.endswith("numba")
+    assert backends.choose("tri_scan", "auto", x).__name__.endswith("swift")
+
+
+def test_a_package_that_a_backend_misses_is_not_taken_for_a_missing_backend(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "needy.py").write_text("import a_package_that_nobody_has")
+    monkeypatch.setattr(tri_scan_package, "__path__", [*tri_scan_package.__path__, str(tmp_path)])
+    with pytest.raises(ModuleNotFoundError, match="a_package_that_nobody_has"):
+        backends.load("tri_scan", "needy")
+
+
+@pytest.mark.parametrize("how", ["", "auto"])
+def test_an_empty_environment_variable_is_none(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(backends.ENVIRONMENT_VARIABLE, how)
+    assert backends.choose("tri_scan", "auto", torch.zeros(1, 1, 1)).__name__.endswith("numba")
+
+
+def test_every_op_reports_its_fallback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "_reported", set())
+    for op in ("tri_scan", "selective_scan"):
+        monkeypatch.setattr(backends.load(op, "numba"), "why_not", lambda x: "out of order")
+        with pytest.warns(UserWarning, match=f"{op} runs on the 'blocked' backend"):
+            backends.choose(op, "auto", torch.zeros(1, 1, 1))
+
+
 def test_autocast_does_not_reach_inside() -> None:
     tri = tri_inputs(1, 12, 4, 3, 1, 4, orders=3, dtype=torch.float32)
     expected = tri_scan(**tri, n_slices=3)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(tri_scan(**tri, n_slices=3), expected)
+
+
+@pytest.mark.parametrize("backend", ["numba", "blocked"])
+def test_autocast_does_not_reach_inside_the_gradient_either(backend: str) -> None:
+    """As in a training loop that leaves `backward()` under autocast"""
+    tri = as_leaves(tri_inputs(1, 12, 4, 3, 1, 4, orders=3, dtype=torch.float32))
+    expected = gradients(tri_scan(**tri, n_slices=3, backend=backend), tri)
+    y = tri_scan(**tri, n_slices=3, backend=backend)
+    cotangent = torch.randn(y.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = torch.autograd.grad(y, list(tri.values()), cotangent)
+    for (name, wanted), grad in zip(expected.items(), got, strict=True):
+        assert torch.equal(grad, wanted), name

@@ -16,6 +16,10 @@ from tests.ops.cases import as_leaves, conv_inputs, cpu_backends, gradients, rel
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 
 
+def test_the_operator_that_networks_call_is_the_first() -> None:
+    assert tuple(CASES) == ("tri_scan", "selective_scan", "causal_conv1d")
+
+
 @pytest.fixture(autouse=True)
 def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """No verdicts from before, none left behind."""
@@ -56,6 +60,21 @@ def test_wrong_result_sends_auto_to_the_next_backend(monkeypatch: pytest.MonkeyP
     with pytest.warns(UserWarning, match=r"runs on the 'blocked' backend \(numba: its self-test gave a wrong result"):
         got = selective_scan(**inputs)
     assert relative_error(got, expected) < 1e-5
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("part", [FORWARD, BACKWARD])
+def test_a_tenth_off_is_noticed_in_every_precision(part: str, dtype: torch.dtype) -> None:
+    def off(result):
+        first, *rest = result
+        return (first + first.abs().max() / 10, *rest)
+
+    module, like = backends.load("tri_scan", "blocked"), torch.zeros(1, 1, 1, dtype=dtype)
+    message = self_test.problem("tri_scan", "other", _broken(module, part, off), part, like)
+    assert message is not None
+    assert "self-test gave a wrong" in message
+    assert "error 0.1" in message
+    assert f"in {dtype}, allowed" in message
 
 
 def test_wrong_result_of_a_named_backend_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nnunet_mamba.memory.allocations import Allocations
 from nnunet_mamba.ops import _triton_sizes as sizes
+from nnunet_mamba.ops import backends
 from nnunet_mamba.ops.workspace import of_call
 
 TOLERANCE = 0.02  # small vectors per channel are left out
@@ -64,6 +67,23 @@ def test_triton(size: tuple[int, ...], dtype: torch.dtype, without_kernels: None
     for name, workspace, held in zip(("forward", "backward"), said, (forward, backward), strict=True):
         assert workspace is not None
         assert workspace.bytes(workspace.batch, workspace.length) == pytest.approx(held, rel=TOLERANCE), name
+
+
+def test_a_backend_that_does_not_say_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    silent = ModuleType("nnunet_mamba.ops.tri_scan.silent")
+    monkeypatch.setitem(sys.modules, silent.__name__, silent)
+    monkeypatch.setitem(backends.PREFERENCE, "cpu", ("silent", "numba"))
+    with FakeTensorMode(), pytest.raises(ValueError, match=r"'silent' does not say .* on cpu .* write workspace\(\)"):
+        of_call("nnunet_mamba::tri_scan", tuple(_arguments(1, 8, 4, 1, 2, torch.float32)), "cpu")
+
+
+def test_backends_that_tri_scan_lacks_are_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(backends.PREFERENCE, "cpu", ("nowhere", "numba"))
+    with FakeTensorMode():
+        call = of_call("nnunet_mamba::tri_scan", tuple(_arguments(1, 8, 4, 1, 2, torch.float32)), "cpu")
+    assert call is not None
+    assert (call.batch, call.length) == (1, 8)
+    assert call.bytes(2, 80) > call.bytes(1, 8) > 0
 
 
 def test_other_operators_have_none() -> None:
