@@ -99,6 +99,9 @@ def test_a_sequence_walked_in_pieces_gives_the_same(segments: int, monkeypatch: 
         (1, 96, 262_144, 2, 1),
         (1, 96, 262_144, 16, 8),
         (2, 96, 262_144, 16, 4),
+        (1, 96, 262_144, 4, 1),
+        (1, 96, 262_144, 6, 3),
+        (1, 32, 4 * 256 * 5, 64, 5),
         (1, 768, 512, 64, 1),
         (1, 32, 100, 64, 1),
     ],
@@ -124,6 +127,10 @@ def test_half_of_a_projection_is_used_in_place() -> None:
         rows, column = runtime.as_rows(half, torch.float32)
         assert rows.base is not None or rows.__array_interface__["data"][0] == xz.data_ptr()
         assert torch.equal(torch.from_numpy(rows[:, column : column + 5].copy()).view(2, 6, 5), half)
+    samples = torch.randn(5, 6, 10)[::2, :, 5:]  # every other sample: their rows do not follow one another
+    rows, column = runtime.as_rows(samples, torch.float32)
+    assert len(rows) == 18
+    assert torch.equal(torch.from_numpy(rows[:, column : column + 5].copy()).view(3, 6, 5), samples)
     transposed = torch.randn(2, 5, 6).transpose(1, 2)
     rows, column = runtime.as_rows(transposed, torch.float32)
     assert torch.equal(torch.from_numpy(rows[:, column : column + 5].copy()).view(2, 6, 5), transposed)
