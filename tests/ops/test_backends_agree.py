@@ -21,7 +21,7 @@ from tests.ops.cases import (
 )
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
-SCANS = [(1, 4, 2, 1), (2, 8, 16, 63), (1, 6, 4, 100), (1, 3, 16, 256), (2, 5, 3, 257), (1, 2, 1, 700)]
+SCANS = [(1, 4, 2, 1), (2, 8, 16, 63), (1, 6, 4, 100), (1, 3, 16, 256), (2, 5, 3, 257), (1, 2, 1, 700), (2, 100, 3, 20)]
 CONVS = [(1, 3, 4, 1), (2, 5, 4, 2), (1, 4, 3, 63), (2, 3, 1, 10), (1, 8, 2, 257)]
 TRIS = [  # orders, n_slices, (b, l, e, n, r, w)
     ("f", 1, (1, 1, 4, 2, 1, 4)),
@@ -30,6 +30,7 @@ TRIS = [  # orders, n_slices, (b, l, e, n, r, w)
     ("fb", 1, (1, 257, 6, 4, 1, 4)),
     ("s", 7, (1, 301, 4, 8, 1, 2)),
     ("fbs", 1, (2, 5, 3, 1, 1, 4)),
+    ("fs", 4, (2, 20, 100, 2, 2, 4)),  # more channels than one task takes
 ]
 
 
@@ -101,14 +102,20 @@ def test_strided_inputs_give_the_same_result(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", cpu_backends("tri_scan"))
-def test_halves_of_one_projection_need_no_copy(backend: str) -> None:
+@pytest.mark.parametrize("halves", ["xz", "zx"])
+def test_halves_of_one_projection_need_no_copy(halves: str, backend: str) -> None:
     inputs = tri_inputs(2, 60, 8, 4, 1, 4, orders=3, dtype=torch.float32)
+    inputs["x"], inputs["z"] = inputs[halves[0]], inputs[halves[1]]
     assert not inputs["x"].is_contiguous()
     copied = {k: v.contiguous() for k, v in inputs.items()}
     kept = {k: v.clone() for k, v in inputs.items()}
+    inputs, copied = ({k: v.requires_grad_() for k, v in tensors.items()} for tensors in (inputs, copied))
     result = tri_scan(**inputs, n_slices=6, backend=backend)
     again = tri_scan(**copied, n_slices=6, backend=backend)
     assert relative_error(result, again) <= VALUE_TOLERANCE[torch.float32]
+    wanted = gradients(again, copied)
+    for name, grad in gradients(result, inputs).items():
+        assert relative_error(grad, wanted[name]) <= GRADIENT_TOLERANCE[torch.float32], name
     assert all(torch.equal(inputs[k], kept[k]) for k in inputs), "inputs must not be changed"
 
 

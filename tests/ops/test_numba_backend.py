@@ -72,7 +72,7 @@ def test_torch_chooses_the_number_of_threads(threads) -> None:
         assert numba.get_num_threads() == wanted
 
 
-@pytest.mark.parametrize("segments", [2, 3])
+@pytest.mark.parametrize("segments", [2, 3, 4])  # of 6 chunks: the last is uneven
 def test_a_sequence_walked_in_pieces_gives_the_same(segments: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Machines with many cores cut long sequences of few channels; this one does it on request."""
     inputs = as_leaves(scan_inputs(2, 5, 3, 1500))
@@ -289,6 +289,21 @@ def test_a_fork_while_another_thread_is_inside_an_operator(parent: str, self_tes
         XDG_CACHE_HOME=str(tmp_path),
     )
     assert "fine" in output
+
+
+def test_what_a_child_makes_of_its_parents_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_lock", "_importing", "_broken_off"):
+        monkeypatch.setattr(runtime, name, getattr(runtime, name))
+    with runtime._lock:
+        runtime._in_forked_child()
+        assert not runtime._lock.locked()
+    assert not runtime._broken_off, "a parent that only computed"
+    runtime._importing = True
+    runtime._in_forked_child()
+    assert runtime._broken_off
+    assert not runtime._importing
+    runtime._in_forked_child()
+    assert runtime._broken_off, "its own child cannot either"
 
 
 def test_a_child_that_cannot_compile_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
