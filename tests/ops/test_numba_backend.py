@@ -326,6 +326,36 @@ def test_why_not(monkeypatch: pytest.MonkeyPatch) -> None:
     assert runtime.why_not(torch.zeros(1)) == "numba is not installed: pip install numba"
 
 
+def test_scalar_functions_of_single_precision() -> None:
+    """Errors of the decay add up over a scan's memory: they must be those of rounding."""
+    import numba
+
+    from nnunet_mamba.ops import _numba_kernels as kernels
+
+    exp2, softplus, sigmoid = kernels._exp2, kernels._softplus, kernels._sigmoid
+
+    @numba.njit(error_model="numpy")
+    def scalars(x, values):
+        for i in range(x.size):
+            values[0, i], values[1, i], values[2, i] = exp2(x[i]), softplus(x[i]), sigmoid(x[i])
+
+    x = np.linspace(-10, 10, 4001, dtype=np.float32)
+    values = np.empty((3, x.size), np.float32)
+    scalars(x, values)
+    exact = x.astype(np.float64)
+    expected = np.exp2(exact), np.logaddexp(exact, 0), 1 / (1 + np.exp(-exact))
+    for got, wanted, tolerance in zip(values, expected, (2e-7, 2e-6, 2e-6), strict=True):
+        assert np.abs(got / wanted - 1).max() < tolerance
+    extreme = np.array([-1e30, -200, 200, 1e30, np.nan], np.float32)
+    values = np.empty((3, 5), np.float32)
+    scalars(extreme, values)
+    assert np.allclose(values[0, :2], 0, atol=1e-37)
+    assert np.isposinf(values[0, 2:4]).all()
+    assert np.allclose(values[1, :4], [0, 0, 200, 1e30])
+    assert np.allclose(values[2, :4], [0, 0, 1, 1])
+    assert np.isnan(values[:, 4]).all()
+
+
 def test_token_numbers_beyond_32_bits() -> None:
     """By arithmetic, without the memory: the compiled index functions on sequences of more than 2**31 tokens."""
     from nnunet_mamba.ops import _numba_kernels as kernels
