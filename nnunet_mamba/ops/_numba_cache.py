@@ -63,23 +63,17 @@ class _CheckedFiles(caching.IndexDataCacheFile):
         return DIGEST(content + repr(self._source_stamp).encode()).digest()
 
 
-class _OwnNames(caching.CompileResultCacheImpl):
-    """Files that numba's own cache, which could not read them, never takes for its own"""
-
-    def get_filename_base(self, fullname: str, abiflags: str) -> str:
-        return "checked-" + super().get_filename_base(fullname, abiflags)
-
-
 class CheckedCache(caching.FunctionCache):
-    """A kernel's cache. Neither reading nor writing it ever makes a call fail."""
+    """A kernel's cache. Neither reading nor writing it ever makes a call fail.
 
-    _impl_class = _OwnNames
+    kind: begins the files' names. Code of one function compiled in two ways must not be mixed up, nor these files with
+    those of numba's own cache.
+    """
 
-    def __init__(self, py_func: Any) -> None:
+    def __init__(self, py_func: Any, kind: str) -> None:
         super().__init__(py_func)
-        self._cache_file = _CheckedFiles(
-            self._cache_path, self._impl.filename_base, self._impl.locator.get_source_stamp()
-        )
+        name = f"{kind}-{self._impl.filename_base}"
+        self._cache_file = _CheckedFiles(self._cache_path, name, self._impl.locator.get_source_stamp())
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """The compiled kernel for these types, or None: then numba compiles it"""

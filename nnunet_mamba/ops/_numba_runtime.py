@@ -101,28 +101,28 @@ if hasattr(os, "register_at_fork"):  # not on Windows
     os.register_at_fork(after_in_child=_in_forked_child)
 
 
-def _new_kernel(name: str, **options: Any) -> Any:
+def _new_kernel(name: str, parallel: bool) -> Any:
     import numba
 
     from nnunet_mamba.ops import _numba_kernels
-
-    fastmath = {"contract"} | ({"reassoc", "nsz"} if name in SUMS_OVER_CHANNELS else set())
-    return numba.njit(fastmath=fastmath, error_model="numpy", **options)(getattr(_numba_kernels, name))
-
-
-@cache
-def _parallel(name: str) -> Any:
     from nnunet_mamba.ops._numba_cache import CheckedCache
 
-    kernel = _new_kernel(name, parallel=True)
+    fastmath = {"contract"} | ({"reassoc", "nsz"} if name in SUMS_OVER_CHANNELS else set())
+    options = {"fastmath": fastmath, "error_model": "numpy", "parallel": parallel}
+    kernel = numba.njit(**options)(getattr(_numba_kernels, name))
     with suppress(RuntimeError, OSError):  # no folder for the cache can be found: every process compiles
-        kernel._cache = CheckedCache(kernel.py_func)
+        kernel._cache = CheckedCache(kernel.py_func, "parallel" if parallel else "serial")
     return kernel
 
 
 @cache
+def _parallel(name: str) -> Any:
+    return _new_kernel(name, parallel=True)
+
+
+@cache
 def _serial(name: str) -> Any:
-    return _new_kernel(name)
+    return _new_kernel(name, parallel=False)
 
 
 def block_width(channels: int) -> int:

@@ -181,16 +181,23 @@ def test_torch_keeps_its_number_of_threads() -> None:
     assert "fine" in output
 
 
-def test_second_process_finds_the_compiled_code(tmp_path: Path) -> None:
+def test_second_process_and_its_children_find_the_compiled_code(tmp_path: Path) -> None:
     cache = {"NUMBA_CACHE_DIR": str(tmp_path)}
     report = """
+        import os
         from nnunet_mamba.ops import _numba_runtime as runtime
-        assert torch.equal(call(), expected)
-        print(sum(runtime._parallel("convolve").stats.cache_hits.values()))
+        def hits(kernels):
+            assert torch.equal(call(), expected)
+            return sum(kernels("convolve").stats.cache_hits.values())
+        parent = hits(runtime._parallel)
+        child = os.fork()
+        if child == 0:
+            os._exit(10 + hits(runtime._serial))
+        print(parent, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) - 10)
     """
-    assert _python(report, **cache).strip() == "0"
-    assert list(tmp_path.rglob("*.nbc"))
-    assert _python(report, **cache).strip() == "1"
+    assert _python(report, **cache).strip() == "0 0"
+    assert len(list(tmp_path.rglob("*.nbc"))) == 2, "with threads, and without for forked processes"
+    assert _python(report, **cache).strip() == "1 1"
 
 
 @pytest.mark.parametrize("kind", ["not a folder", "missing", "full"])

@@ -36,7 +36,7 @@ def kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
     def fresh(name: str):
         kernel = numba.njit(getattr(module, name))
-        kernel._cache = checked.CheckedCache(kernel.py_func)
+        kernel._cache = checked.CheckedCache(kernel.py_func, "test")
         return kernel
 
     return fresh
