@@ -69,6 +69,26 @@ def test_triton(size: tuple[int, ...], dtype: torch.dtype, without_kernels: None
         assert workspace.bytes(workspace.batch, workspace.length) == pytest.approx(held, rel=TOLERANCE), name
 
 
+@pytest.mark.usefixtures("without_kernels")
+@pytest.mark.parametrize("chunk", [8, 64, 128, 256])
+def test_every_chunk_gets_a_start_from_those_kept(chunk: int) -> None:
+    """Of 1030 steps, whatever the chunk, the states before steps 0, 256, ..., 1024 are kept, without the padding."""
+    from nnunet_mamba.ops._triton_scan import Scan
+
+    u, A, n = torch.zeros(1, 1030, 3), torch.zeros(8, 3), 5
+    scan = Scan(
+        u=u, delta=u, bc=torch.zeros(1, 1030, 16), A=A, bias=None, D=None, z=None, n=n, softplus=True, order="f",
+        n_slices=1, chunk=chunk, sub=2,
+    )  # fmt: skip
+    starts = torch.randn(1, scan.n_chunks, *A.shape)
+    starts[:, :, n:] = 0
+    kept = scan.saved(starts)
+    assert torch.equal(kept, torch.stack([starts[:, step // chunk, :n] for step in range(0, 1030, 256)], 1))
+    restored = scan.restored(kept)
+    assert restored.shape == starts.shape
+    assert chunk != 256 or torch.equal(restored, starts), "kept, not computed again"
+
+
 def test_a_backend_that_does_not_say_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     silent = ModuleType("nnunet_mamba.ops.tri_scan.silent")
     monkeypatch.setitem(sys.modules, silent.__name__, silent)
