@@ -131,6 +131,9 @@ def test_half_of_a_projection_is_used_in_place() -> None:
     rows, column = runtime.as_rows(samples, torch.float32)
     assert len(rows) == 18
     assert torch.equal(torch.from_numpy(rows[:, column : column + 5].copy()).view(3, 6, 5), samples)
+    shifted = torch.randn(40)[7:37].view(1, 6, 5)  # from the third column to the second of the next row
+    rows, column = runtime.as_rows(shifted, torch.float32)
+    assert torch.equal(torch.from_numpy(rows[:, column : column + 5].copy()).view(1, 6, 5), shifted)
     transposed = torch.randn(2, 5, 6).transpose(1, 2)
     rows, column = runtime.as_rows(transposed, torch.float32)
     assert torch.equal(torch.from_numpy(rows[:, column : column + 5].copy()).view(2, 6, 5), transposed)

@@ -40,6 +40,17 @@ def test_opcheck() -> None:
     torch.library.opcheck(OPS.tri_scan.default, (*tri.values(), "fbs", 4, "auto"))
 
 
+@pytest.mark.parametrize("backend", ["numba", "blocked"])
+@pytest.mark.parametrize("length", [255, 256, 257, 512])
+def test_fake_tensors_have_the_shapes_of_real_ones(length: int, backend: str) -> None:
+    """Around whole chunks of saved states"""
+    scan = scan_inputs(1, 2, 2, length, torch.float32)
+    check = {"test_utils": ["test_faketensor"]}
+    torch.library.opcheck(OPS.selective_scan.default, (*scan.values(), True, backend), **check)
+    tri = tri_inputs(1, length, 2, 2, 1, 4, orders=2, dtype=torch.float32)
+    torch.library.opcheck(OPS.tri_scan.default, (*tri.values(), "fb", 1, backend), **check)
+
+
 def test_compiles_whole_with_the_same_gradients() -> None:
     tri = as_leaves(tri_inputs(1, 12, 4, 3, 1, 4, orders=3))
 
