@@ -109,7 +109,7 @@ def _new_kernel(name: str, parallel: bool) -> Any:
 
     fastmath = {"contract"} | ({"reassoc", "nsz"} if name in SUMS_OVER_CHANNELS else set())
     options = {"fastmath": fastmath, "error_model": "numpy", "parallel": parallel}
-    kernel = numba.njit(**options)(getattr(_numba_kernels, name))
+    kernel: Any = numba.njit(**options)(getattr(_numba_kernels, name))
     with suppress(RuntimeError, OSError):  # no folder for the cache can be found: every process compiles
         kernel._cache = CheckedCache(kernel.py_func, "parallel" if parallel else "serial")
     return kernel
