@@ -105,14 +105,22 @@ def _new_kernel(name: str, parallel: bool) -> Any:
     import numba
 
     from nnunet_mamba.ops import _numba_kernels
-    from nnunet_mamba.ops._numba_cache import CheckedCache
 
     fastmath = {"contract"} | ({"reassoc", "nsz"} if name in SUMS_OVER_CHANNELS else set())
     options = {"fastmath": fastmath, "error_model": "numpy", "parallel": parallel}
     kernel: Any = numba.njit(**options)(getattr(_numba_kernels, name))
     with suppress(RuntimeError, OSError):  # no folder for the cache can be found: every process compiles
-        kernel._cache = CheckedCache(kernel.py_func, "parallel" if parallel else "serial")
+        _let_it_be_cached(kernel, "parallel" if parallel else "serial")
     return kernel
+
+
+def _let_it_be_cached(kernel: Any, kind: str) -> None:
+    try:
+        from nnunet_mamba.ops._numba_cache import CheckedCache
+
+        kernel._cache = CheckedCache(kernel.py_func, kind)
+    except (ImportError, AttributeError, TypeError):  # another numba with other names inside: its own cache has to do
+        kernel.enable_caching()
 
 
 @cache

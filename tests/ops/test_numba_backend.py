@@ -376,3 +376,15 @@ def test_token_numbers_beyond_32_bits() -> None:
         assert kernels._row(t, length, kernels.BACKWARD, 1) == length - 1 - t
         assert kernels._row(t, length, kernels.SLICES, slices) == t % slices * 2**16 + t // slices
     assert kernels._task(2**33 + 5, 2**16, 2) == (2**16, 2, 1)
+
+
+def test_a_numba_with_other_names_inside_caches_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    from numba.core.caching import FunctionCache
+
+    from nnunet_mamba.ops import _numba_cache
+
+    def other(*_: object) -> None:
+        raise AttributeError("'FunctionCache' object has no attribute '_impl'")
+
+    monkeypatch.setattr(_numba_cache, "CheckedCache", other)
+    assert type(runtime._new_kernel("scan_forward", parallel=False)._cache) is FunctionCache
