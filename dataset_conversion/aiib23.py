@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dataset_conversion.declare import CT, REFUSED, Case, Dataset, Found, Problem
-from dataset_conversion.find import entries, marked_folder
+from dataset_conversion.find import by_stem, marked_folder, twice
 
 AIIB23 = Dataset(
     name="AIIB23",
@@ -21,7 +21,7 @@ AIIB23 = Dataset(
     source="https://codalab.lisn.upsaclay.fr/competitions/13238",
     citation="Nan et al., Hunting imaging biomarkers in pulmonary fibrosis: Benchmarks of the AIIB23 challenge, 2024",
 )
-NAME = re.compile(r"^AIIB23_(\d+)\.nii(\.gz)?$")
+NAME = re.compile(r"AIIB23_([0-9]+)")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,15 +31,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def discover(source: Path, options: Mapping[str, Any]) -> Found:
     """Raises ValueError for another layout than the release's."""
     root = marked_folder(source, lambda f: (f / "img").is_dir() and (f / "gt").is_dir(), "AIIB23 release (img and gt)")
-    labels = _numbered(root / "gt")
-    cases = [Case(_id(n), (path,), labels.pop(n, None)) for n, path in _numbered(root / "img").items()]
-    problems = [Problem(REFUSED, _id(n), f"{path}: a label without image") for n, path in labels.items()]
-    return Found(AIIB23, tuple(cases), tuple(problems))
+    images, labels = _numbered(root / "img"), _numbered(root / "gt")
+    cases = [Case(_id(n), paths[:1], labels[n][0] if n in labels else None) for n, paths in images.items()]
+    problems = [*twice(images, _id), *twice(labels, _id)]
+    problems += [
+        Problem(REFUSED, _id(n), f"{paths[0]}: a label without image") for n, paths in labels.items() if n not in images
+    ]
+    return Found(AIIB23, tuple(cases), tuple(problems), source=source)
 
 
 def _id(number: str) -> str:
     return f"AIIB23_{int(number):03d}"
 
 
-def _numbered(folder: Path) -> dict[str, Path]:
-    return {match[1]: p for p in entries(folder) if (match := NAME.match(p.name))}
+def _numbered(folder: Path) -> dict[str, tuple[Path, ...]]:
+    return {match[1]: paths for stem, paths in by_stem(folder).items() if (match := NAME.fullmatch(stem))}

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from dataset_conversion import splits
 from dataset_conversion.declare import CT, REFUSED, Case, Dataset, Found, Problem
-from dataset_conversion.find import DEPTH, entries, marked_folder, walk
+from dataset_conversion.find import DEPTH, by_stem, clean, entries, marked_folder, twice, walk
 
 PADDING = -1024.0
 """HU of air; scanners fill what lies outside their field of view with less."""
@@ -28,7 +28,7 @@ ASOCA = Dataset(
     lowest=PADDING,
 )
 COHORTS = {"normal": "Normal", "diseased": "Diseased"}
-NUMBER = re.compile(r"(\d+)$")
+NUMBER = re.compile(r"([0-9]+)\Z")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +50,7 @@ def discover(source: Path, options: Mapping[str, Any]) -> Found:
         folds = tuple(splits.folds(training)[:1])
     names = {c.id: str(c.images[0].relative_to(root)) for c in cases if c.is_test}
     files = {"test_names.json": names} if names else {}
-    return Found(dataset, tuple(cases), tuple(problems), folds, files)
+    return Found(dataset, tuple(cases), tuple(problems), folds, files, source)
 
 
 def _is_root(folder: Path) -> bool:
@@ -68,7 +68,8 @@ def _cohort_folder(root: Path, cohort: str) -> Path | None:
 
 
 def _release(root: Path) -> tuple[list[Case], list[Problem]]:
-    cases, problems = [], []
+    cases: list[Case] = []
+    problems: list[Problem] = []
     for cohort, name in COHORTS.items():
         folder = _cohort_folder(root, cohort)
         assert folder is not None
@@ -77,35 +78,45 @@ def _release(root: Path) -> tuple[list[Case], list[Problem]]:
         labels = next((f for f in inner if f.name == "Annotations"), None)
         if images is None or labels is None:
             raise ValueError(f"{folder}: expected folders CTCA and Annotations in it")
-        known = {p.stem: p for p in _volumes(labels)}
-        for path in _volumes(images):
-            number = NUMBER.search(path.stem)
-            case = f"{name}_{int(number[1]):02d}" if number else f"{name}_{path.stem}"
-            cases.append(Case(case, (path,), known.pop(path.stem, None), stratum=name))
-        problems += [Problem(REFUSED, p.stem, f"{p}: a label without image") for p in known.values()]
+        found, told = _paired(images, labels, lambda stem, name=name: f"{name}_{_numbered(stem)}", name)
+        cases += found
+        problems += told
         for test in (f for f in inner if f.name.lower().startswith("testset")):
-            for path in _volumes(test):
-                number = NUMBER.search(path.stem)
-                case = f"Test_{name}_{int(number[1]):02d}" if number else f"Test_{name}_{path.stem}"
-                cases.append(Case(case, (path,), None, is_test=True, stratum=name))
+            found, told = _tests(test, lambda stem, name=name: f"Test_{name}_{_numbered(stem)}", name)
+            cases += found
+            problems += told
     return cases, problems
 
 
 def _release_2020(root: Path) -> tuple[list[Case], list[Problem]]:
     """`Train/0.nrrd` ... without cohorts in the names, which are not made up here"""
-    known = {p.stem: p for p in _volumes(root / "Train_Masks")}
-    cases = [_case_2020(p, known.pop(p.stem, None), "") for p in _volumes(root / "Train")]
-    problems = [Problem(REFUSED, p.stem, f"{p}: a label without image") for p in known.values()]
-    if (root / "Test").is_dir():
-        cases += [_case_2020(p, None, "Test_") for p in _volumes(root / "Test")]
+    cases, problems = _paired(root / "Train", root / "Train_Masks", lambda stem: f"ASOCA_{_numbered(stem)}", "")
+    tests, told = _tests(root / "Test", lambda stem: f"Test_ASOCA_{_numbered(stem)}", "")
+    return [*cases, *tests], [*problems, *told]
+
+
+def _paired(images: Path, labels: Path, id_of: Callable[[str], str], cohort: str) -> tuple[list[Case], list[Problem]]:
+    found, known = by_stem(images, (".nrrd",)), by_stem(labels, (".nrrd",))
+    problems = [*twice(found, id_of), *twice(known, id_of)]
+    problems += [
+        Problem(REFUSED, id_of(stem), f"{paths[0]}: a label without image")
+        for stem, paths in known.items()
+        if stem not in found
+    ]
+    cases = [
+        Case(id_of(stem), paths[:1], known[stem][0] if stem in known else None, stratum=cohort)
+        for stem, paths in found.items()
+    ]
     return cases, problems
 
 
-def _case_2020(path: Path, label: Path | None, prefix: str) -> Case:
-    number = NUMBER.search(path.stem)
-    name = f"{int(number[1]):02d}" if number else path.stem
-    return Case(f"{prefix}ASOCA_{name}", (path,), label, is_test=bool(prefix))
+def _tests(folder: Path, id_of: Callable[[str], str], cohort: str) -> tuple[list[Case], list[Problem]]:
+    found = by_stem(folder, (".nrrd",))
+    cases = [Case(id_of(stem), paths[:1], None, is_test=True, stratum=cohort) for stem, paths in found.items()]
+    return cases, twice(found, id_of)
 
 
-def _volumes(folder: Path) -> list[Path]:
-    return [p for p in entries(folder) if p.suffix.lower() == ".nrrd"]
+def _numbered(stem: str) -> str:
+    """The number that a file's name ends in, with two digits, or the name"""
+    number = NUMBER.search(stem)
+    return f"{int(number[1]):02d}" if number else clean(stem)

@@ -19,9 +19,12 @@ from typing import Any
 
 import numpy as np
 
+from dataset_conversion.check import check_label, label_array
 from dataset_conversion.declare import REFUSED, REPAIRED, Case, Dataset, Found, Problem
-from dataset_conversion.find import DEPTH, as_file, entries, nifti_stem, walk
-from dataset_conversion.volumes import UnreadableError, read, write
+from dataset_conversion.find import DEPTH, as_file, by_stem, check_folder, entries, twice, walk
+from dataset_conversion.grid import UnreadableError, Volume
+from dataset_conversion.volumes import read
+from dataset_conversion.written import write_checked
 
 OLD = ("t1", "t1ce", "t2", "flair")
 NEW = ("t1n", "t1c", "t2w", "t2f")
@@ -91,8 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def discover(source: Path, options: Mapping[str, Any]) -> Found:
     """Raises ValueError if no year's cases are found, more than one year's, or another task's."""
-    if not source.is_dir():
-        raise ValueError(f"{source}: no such folder")
+    check_folder(source)
     folders = _case_folders(source, options.get("year"))
     year = next(iter({y for y, _ in folders}))
     strata, patients = _grades(source), _same_patients(source)
@@ -107,7 +109,7 @@ def discover(source: Path, options: Mapping[str, Any]) -> Found:
         cases.append(case)
         problems += told
     dataset = _dataset(year, options.get("label_order", "native"))
-    return Found(dataset, tuple(cases), tuple(problems))
+    return Found(dataset, tuple(cases), tuple(problems), source=source)
 
 
 def _case_folders(source: Path, wanted: int | None) -> list[tuple[Year, Path]]:
@@ -141,9 +143,10 @@ def _case(
 ) -> tuple[Case, list[Problem]]:
     """unlabelled: whether a case without label is one for test here, not one that lacks it"""
     name = folder.name
-    problems: list[Problem | None] = []
     inner = folder / name
-    files = {s: p for p in entries(inner if inner.is_dir() else folder) if (s := nifti_stem(p.name)) is not None}
+    found = by_stem(inner if inner.is_dir() else folder)
+    problems: list[Problem | None] = [*twice(found, lambda stem: name)]
+    files = {stem: paths[0] for stem, paths in found.items()}
     images = []
     for modality in year.modalities:
         path = files.pop(f"{name}{year.joint}{modality}", None)
@@ -228,35 +231,57 @@ def _mapping(source: Path) -> list[dict[str, str]]:
     for folder in walk(source, DEPTH):
         path = folder / "name_mapping.csv"
         if path.is_file():
-            with path.open(newline="", encoding="utf-8-sig") as file:
-                return list(csv.DictReader(file))
+            try:
+                with path.open(newline="", encoding="utf-8-sig") as file:
+                    return list(csv.DictReader(file))
+            except (UnicodeDecodeError, csv.Error) as error:
+                raise ValueError(f"{path}: no table in UTF-8, save it as such: {error}") from None
     return []
 
 
 def convert_back(predictions: Path, target: Path, year: int, order: str = "native") -> int:
     """nnU-Net's predictions (0 to 3, 4 in 2024) in the challenge's labels and names; the number of files written.
 
-    Raises ValueError for a folder without predictions or with values that no region has.
+    Raises ValueError, with nothing written, for a folder without predictions or with values that no region has, and
+    for a target that holds the predictions or files of that name: converted twice, labels are swapped back.
     """
     known = next(y for y in YEARS if y.year == year)
-    dataset = _dataset(known, order)
-    back = {written: source for source, written in dataset.label_map.items()}
+    label_map = {written: source for source, written in _dataset(known, order).label_map.items()}
     paths = [p for p in entries(predictions) if p.name.endswith(".nii.gz")] if predictions.is_dir() else []
     if not paths:
         raise ValueError(f"--back {predictions}: no .nii.gz files there")
+    if target.exists() and not target.is_dir():
+        raise ValueError(f"-o {target}: a file; expected a folder")
+    if target.resolve() == predictions.resolve():
+        raise ValueError(f"-o {target}: the folder of the predictions; choose another, they would be lost")
+    there = [path.name for path in paths if (target / path.name).exists()]
+    if there:
+        raise ValueError(
+            f"-o {target}: {there[0]} is there already ({len(there)} of {len(paths)}); choose an empty folder"
+        )
+    for path in paths:
+        _prediction(path, label_map)
     target.mkdir(parents=True, exist_ok=True)
     for path in paths:
-        try:
-            volume = read(path)
-        except UnreadableError as error:
-            raise ValueError(str(error)) from None
-        values = {int(v) for v in np.unique(volume.array)}
-        if not values <= set(back):
-            raise ValueError(f"{path}: values {sorted(values - set(back))}; expected {sorted(back)}")
-        made = np.zeros(volume.array.shape, np.uint8)
-        for written, source in back.items():
-            made[volume.array == written] = source
+        volume = _prediction(path, label_map)
+        array = label_array(volume, label_map)
         partial = target / f".{path.name}"
-        write(partial, made, volume.geometry)
-        partial.replace(target / path.name)
+        try:
+            write_checked(partial, array, volume.geometry)
+            partial.replace(target / path.name)
+        finally:
+            partial.unlink(missing_ok=True)
     return len(paths)
+
+
+def _prediction(path: Path, label_map: Mapping[int, int]) -> Volume:
+    """Checked as labels are. Raises ValueError naming the file."""
+    try:
+        volume = read(path)
+    except UnreadableError as error:
+        raise ValueError(str(error)) from None
+    refused: list[str] = []
+    check_label(path, volume, label_map, lambda level, text: refused.append(text) if level == REFUSED else None)
+    if refused:
+        raise ValueError("; ".join(refused))
+    return volume

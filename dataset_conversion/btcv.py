@@ -10,7 +10,7 @@ from typing import Any
 
 from dataset_conversion import splits
 from dataset_conversion.declare import CT, REFUSED, Case, Dataset, Found, Problem
-from dataset_conversion.find import entries, marked_folder
+from dataset_conversion.find import by_stem, marked_folder, twice
 
 ORGANS = (
     "spleen", "right_kidney", "left_kidney", "gallbladder", "esophagus", "liver", "stomach", "aorta",
@@ -31,7 +31,7 @@ NAMED_SPLITS = {
     "transunet": ("01", "02", "03", "04", "08", "22", "25", "29", "32", "35", "36", "38"),
 }
 """Validation cases of two splits in use: the last six, as in MONAI's tutorials; TransUNet's 18 and 12."""
-NUMBER = re.compile(r"^(?:img|label)(\d{4})\.nii(\.gz)?$")
+NUMBER = re.compile(r"(?:img|label)([0-9]{4})")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,22 +44,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def discover(source: Path, options: Mapping[str, Any]) -> Found:
     """Raises ValueError for another layout than the release's."""
     root = marked_folder(source, lambda f: (f / "Training" / "img").is_dir(), "BTCV release (Training/img)")
-    labels = _numbered(root / "Training" / "label")
-    cases = [Case(_id(n), (path,), labels.pop(n, None)) for n, path in _numbered(root / "Training" / "img").items()]
-    problems = [Problem(REFUSED, _id(n), f"{path}: a label without image") for n, path in labels.items()]
-    cases += [Case(_id(n), (p,), None, is_test=True) for n, p in _numbered(root / "Testing" / "img").items()]
+    images, labels, tests = (_numbered(root / part) for part in ("Training/img", "Training/label", "Testing/img"))
+    cases = [Case(_id(n), paths[:1], labels[n][0] if n in labels else None) for n, paths in images.items()]
+    cases += [Case(_id(n), paths[:1], None, is_test=True) for n, paths in tests.items()]
+    problems = [*twice(images, _id), *twice(labels, _id), *twice(tests, _id)]
+    problems += [
+        Problem(REFUSED, _id(n), f"{paths[0]}: a label without image") for n, paths in labels.items() if n not in images
+    ]
     folds = None
     if options.get("split", "5-fold") != "5-fold":
         validation = [_id(n.zfill(4)) for n in NAMED_SPLITS[options["split"]]]
         folds = tuple(splits.named([c for c in cases if not c.is_test], validation))
-    return Found(BTCV, tuple(cases), tuple(problems), folds)
+    return Found(BTCV, tuple(cases), tuple(problems), folds, source=source)
 
 
 def _id(number: str) -> str:
     return f"BTCV_{number}"
 
 
-def _numbered(folder: Path) -> dict[str, Path]:
-    if not folder.is_dir():
-        return {}
-    return {match[1]: p for p in entries(folder) if (match := NUMBER.match(p.name))}
+def _numbered(folder: Path) -> dict[str, tuple[Path, ...]]:
+    return {match[1]: paths for stem, paths in by_stem(folder).items() if (match := NUMBER.fullmatch(stem))}

@@ -9,10 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from dataset_conversion.declare import REFUSED, REPAIRED, WARNING, Case, Dataset, Options, Problem
-from dataset_conversion.volumes import SAME, Geometry, UnreadableError, Volume, read
+from dataset_conversion.grid import Geometry, UnreadableError, Volume
+from dataset_conversion.volumes import read, read_stack
 
 ROUND = 1e-3
 """Float labels this near to an integer are meant to be it."""
+FLOAT32 = float(np.finfo(np.float32).max)
+EXACT = 2**24
+"""Up to which float32 holds every whole number"""
 MOST_SHOWN = 8
 FEW = 1000
 
@@ -43,40 +47,51 @@ def check_case(case: Case, dataset: Dataset, options: Options) -> Checked:
     def tell(level: str, text: str) -> None:
         problems.append(Problem(level, case.id, text))
 
-    if len(case.images) != len(dataset.channels):
-        tell(REFUSED, f"{len(case.images)} images; expected {len(dataset.channels)}: {', '.join(dataset.channels)}")
+    channels = f"expected {len(dataset.channels)}: {', '.join(dataset.channels)}"
+    if len(case.images) != (1 if case.stacked else len(dataset.channels)):
+        tell(REFUSED, f"{len(case.images)} images; {channels}")
     if case.label is None and not case.is_test:
         tell(REFUSED, "no label")
     grid: Geometry | None = None
     digests = []
     values: tuple[int, ...] = ()
-    for path in case.files:
-        volume = _read(path, options, tell)
-        if volume is None:
+    for path, is_label in ((p, p is case.label) for p in case.files):
+        volumes = _read(path, case.stacked and not is_label, options, tell)
+        if not volumes:
             continue
-        for repair in volume.repairs:
+        if case.stacked and not is_label and len(volumes) != len(dataset.channels):
+            tell(REFUSED, f"{path}: {len(volumes)} images in it; {channels}")
+        for repair in volumes[0].repairs:
             tell(REPAIRED, repair)
         if grid is None:
-            grid = volume.geometry
+            grid = volumes[0].geometry
             _check_orientation(path, grid, dataset, tell)
         else:
-            _check_grid(path, volume.geometry, grid, options, tell)
-        if path == case.label:
-            values = _check_label(path, volume, dataset.label_map, tell)
+            _check_grid(path, volumes[0].geometry, grid, options, tell)
+        if is_label:
+            values = check_label(path, volumes[0], dataset.label_map, tell)
         else:
-            _check_image(path, volume, dataset, options, tell)
-            digests.append(volume.digest())
+            for volume in volumes:
+                _check_image(path, volume, dataset, options, tell)
+            digests += [volume.digest() for volume in volumes]
     return Checked(case, tuple(problems), grid, " ".join(digests), values)
 
 
-def _read(path: Path, options: Options, tell: Tell) -> Volume | None:
+def volumes_of(path: Path, stacked: bool, options: Options) -> tuple[Volume, ...]:
+    """What a file of a case holds: one volume, or one per channel. Raises UnreadableError."""
+    if stacked:
+        return read_stack(path, options.prefer, options.fix_shear)
+    return (read(path, options.prefer, options.fix_shear),)
+
+
+def _read(path: Path, stacked: bool, options: Options, tell: Tell) -> tuple[Volume, ...]:
     try:
-        return read(path, options.prefer, options.fix_shear)
+        return volumes_of(path, stacked, options)
     except UnreadableError as error:
         tell(REFUSED, str(error))
     except MemoryError:
         tell(REFUSED, f"{path}: not enough memory to read it")
-    return None
+    return ()
 
 
 def _check_orientation(path: Path, grid: Geometry, dataset: Dataset, tell: Tell) -> None:
@@ -95,7 +110,7 @@ def _check_grid(path: Path, grid: Geometry, first: Geometry, options: Options, t
     apart = grid.distance(first)
     if apart == 0:
         return
-    if apart <= SAME:
+    if apart <= first.same:
         tell(REPAIRED, f"{path.name}: {apart:.1g} mm off the first image; takes its geometry")
     elif options.trust_array:
         tell(REPAIRED, f"{path.name}: {apart:.3g} mm off the first image; takes its geometry (--trust-array)")
@@ -114,13 +129,21 @@ def _check_image(path: Path, volume: Volume, dataset: Dataset, options: Options,
             tell(REPAIRED, f"{path.name}: {bad} voxels are not finite numbers; set to 0 (--nan-to-zero)")
         elif bad:
             tell(REFUSED, f"{path}: {bad} voxels are NaN or infinite; --nan-to-zero sets them to 0")
+        beyond = 0
+        if volume.array.dtype.itemsize > 4:
+            beyond = int(np.count_nonzero(np.isfinite(volume.array) & (np.abs(volume.array) > FLOAT32)))
+        if beyond:
+            tell(REFUSED, f"{path}: {beyond} voxels beyond {FLOAT32:.2g}, the largest number of float32")
+    elif volume.array.dtype.itemsize > 2 and (volume.array.max() > EXACT or volume.array.min() < -EXACT):
+        tell(WARNING, f"{path.name}: whole numbers beyond {EXACT}, which are written as float32 and may lose units")
     if dataset.lowest is not None:
         below = int(np.count_nonzero(volume.array < dataset.lowest))
         if below:
             tell(REPAIRED, f"{path.name}: {below} voxels below {dataset.lowest:g}, padding; set to {dataset.lowest:g}")
 
 
-def _check_label(path: Path, volume: Volume, allowed: Mapping[int, int], tell: Tell) -> tuple[int, ...]:
+def check_label(path: Path, volume: Volume, allowed: Mapping[int, int], tell: Tell) -> tuple[int, ...]:
+    """Different values of a label file, after telling what is wrong with them"""
     array = volume.array
     if array.dtype.kind == "f":
         if not np.isfinite(array).all():
@@ -146,7 +169,10 @@ def _values(array: np.ndarray) -> tuple[int, ...]:
     """Different values, sorted. Label maps have few and small ones, which can be counted; sorting voxels is slow."""
     least, most = int(array.min()), int(array.max())
     if most - least < FEW:
-        counts = np.bincount((array.reshape(-1) - array.dtype.type(least)).astype(np.int64))
+        flat = array.reshape(-1)
+        if array.dtype.kind == "i":  # differences may not fit into small types
+            flat = flat.astype(np.int64)
+        counts = np.bincount((flat - flat.dtype.type(least)).astype(np.int64))
         return tuple(int(v) + least for v in np.flatnonzero(counts))
     return tuple(int(v) for v in np.unique(array))
 
@@ -174,9 +200,7 @@ def image_array(volume: Volume, dataset: Dataset, options: Options) -> np.ndarra
     if array.dtype.kind == "f" and options.nan_to_zero:
         array = np.nan_to_num(array, nan=0.0, posinf=0.0, neginf=0.0)
     if dataset.lowest is not None:
-        array = np.maximum(array, np.asarray(dataset.lowest, array.dtype))
-    if array.dtype.kind == "b":
-        return array.astype(np.uint8)
+        array = _at_least(array, dataset.lowest)
     if array.dtype.newbyteorder("=") in (np.dtype(np.uint8), np.dtype(np.int16), np.dtype(np.float32)):
         return array.astype(array.dtype.newbyteorder("="), copy=False)
     if array.dtype.kind in "iu":
@@ -184,3 +208,14 @@ def image_array(volume: Volume, dataset: Dataset, options: Options) -> np.ndarra
         if limits.min <= array.min() and array.max() <= limits.max:
             return array.astype(np.int16)
     return array.astype(np.float32)
+
+
+def _at_least(array: np.ndarray, lowest: float) -> np.ndarray:
+    """Values below `lowest` set to it, in a type that holds both; the array itself if there are none"""
+    if array.min() >= lowest:
+        return array
+    if array.dtype.kind != "f":
+        limits = np.iinfo(array.dtype)
+        if not (float(lowest).is_integer() and limits.min <= lowest <= limits.max):
+            array = array.astype(np.float64)
+    return np.maximum(array, array.dtype.type(lowest))

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+from types import FrameType
+
+from dataset_conversion.report import printable
 
 NAMES = {
     "asoca": "ASOCA: coronary arteries in CT angiography",
@@ -15,7 +22,7 @@ NAMES = {
     "imagecas": "ImageCAS: coronary arteries in 1000 CT angiographies",
     "btcv": "BTCV: 13 abdominal organs in CT",
     "aiib23": "AIIB 2023: airways in CT of fibrotic lungs",
-    "msd": "Medical Segmentation Decathlon, through nnU-Net's own converter, with checks and splits",
+    "msd": "Medical Segmentation Decathlon: as nnU-Net's own converter makes it, with checks and splits",
     "generic": "any folder of images and labels, described by a small JSON file",
 }
 EXAMPLES = ("asoca", "asoca2020", "brats2018", "brats2019", "brats2020", "brats2021", "brats2023", "brats2024")
@@ -58,7 +65,8 @@ def _common(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Returns 0, or 1 when writing failed. Raises ValueError for what the user can mend."""
+    """Returns 0, 1 when writing failed, or 128 and more when interrupted. Raises ValueError for what the user can
+    mend."""
     if options.make_example:
         return _make_example(*options.make_example)
     if options.name is None:
@@ -70,33 +78,40 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError("-i DOWNLOAD is missing: the folder of the download")
     raw = _raw(options.o)
     jobs = min(MOST_JOBS, os.cpu_count() or 1) if options.jobs is None else options.jobs
-    if jobs < 1 or not (options.d is None or 0 < options.d < 1000):
-        raise ValueError("--jobs: expected at least 1; -d: expected 1 to 999")
+    if jobs < 1:
+        raise ValueError(f"--jobs: expected at least 1, not {jobs}")
+    if options.d is not None and not 0 < options.d < 1000:
+        raise ValueError(f"-d: expected 1 to 999, not {options.d}")
     return _convert(options, raw, jobs)
 
 
 def _convert(options: argparse.Namespace, raw: Path, jobs: int) -> int:
-    from dataset_conversion.convert import convert, plan
+    from dataset_conversion.convert import convert, dry_run
     from dataset_conversion.declare import Options
-    from dataset_conversion.volumes import UnreadableError
+    from dataset_conversion.grid import UnreadableError
+    from dataset_conversion.ownership import is_begun
 
     how = Options(
         jobs, options.skip_incomplete, options.trust_array, options.nan_to_zero, options.prefer, options.fix_shear,
         options.keep_duplicates, options.link, vars(options),
     )  # fmt: skip
     module = import_module(f"dataset_conversion.{options.name}")
-    source = options.i.absolute()
+    target = raw
     try:
-        if options.name == "msd":
-            report = module.convert(source, raw, options.d, how, options.dry_run)
-        else:
-            found = module.discover(source, how.dataset)
-            if options.d is not None:
-                found = replace(found, dataset=replace(found.dataset, id=options.d))
-            report = plan(found, how) if options.dry_run else convert(found, raw, how, options.resume)
+        found = module.discover(options.i.absolute(), how.dataset)
+        if options.d is not None:
+            found = replace(found, dataset=replace(found.dataset, id=options.d))
+        target = raw / found.dataset.folder
+        with terminable():
+            report = (dry_run if options.dry_run else convert)(found, raw, how, options.resume)
     except (OSError, UnreadableError) as error:
-        print(f"convert {options.name}: {error}\ngo on with the same command and --resume", file=sys.stderr)
+        hint = "\ngo on with the same command and --resume" if is_begun(target) else "\nnothing was written"
+        print(f"convert {options.name}: {printable(str(error))}{hint}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt as interruption:
+        hint = "go on with the same command and --resume" if is_begun(target) else "nothing was written"
+        print(f"\nconvert {options.name}: interrupted; {hint}", file=sys.stderr)
+        return 128 + (signal.SIGTERM if isinstance(interruption, TerminatedError) else signal.SIGINT)
     print(report.summary())
     if options.dry_run:
         print("nothing written (--dry-run)")
@@ -107,6 +122,28 @@ def _convert(options: argparse.Namespace, raw: Path, jobs: int) -> int:
         f"next: nnUNetv2_plan_and_preprocess -d {number} --verify_dataset_integrity -pl nnUNetPlannerSegMamba"
     )
     return 0
+
+
+class TerminatedError(KeyboardInterrupt):
+    """SIGTERM, as batch systems send it: an interruption like Ctrl-C, after which nothing may stay behind"""
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """SIGTERM raises TerminatedError once; a second one ends the process as ever."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        raise TerminatedError
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _back(options: argparse.Namespace) -> int:
@@ -157,7 +194,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"convert: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nconvert: interrupted; go on with the same command and --resume", file=sys.stderr)
+        print("\nconvert: interrupted; nothing was written", file=sys.stderr)
         return 130
 
 

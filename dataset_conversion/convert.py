@@ -1,7 +1,7 @@
 """The engine: check every case before anything is written, then write every case so that a crash does no harm.
 
-A case's files are written under temporary names and renamed; a record of the case follows. `dataset.json`, without
-which nnU-Net sees no dataset, and the splits come last. Results depend neither on the number of jobs nor on
+A case's files are written under temporary names, read back and renamed; a record of the case follows. `dataset.json`,
+without which nnU-Net sees no dataset, and the splits come last. Results depend neither on the number of jobs nor on
 interruptions.
 """
 
@@ -11,30 +11,42 @@ import csv
 import errno
 import json
 import os
+import re
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Sequence
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 from tqdm import tqdm
 
 from dataset_conversion import splits
-from dataset_conversion.check import Checked, check_case, image_array, label_array
+from dataset_conversion.check import Checked, check_case, image_array, label_array, volumes_of
 from dataset_conversion.declare import REFUSED, WARNING, Case, Dataset, Found, Options, Problem
+from dataset_conversion.grid import Geometry
+from dataset_conversion.ownership import (
+    WORK,
+    check_apart,
+    check_free,
+    claimed,
+    record_of,
+    recorded,
+    remove_files,
+    remove_others,
+)
 from dataset_conversion.report import ANY, Report
-from dataset_conversion.volumes import read, write
+from dataset_conversion.workers import in_processes
+from dataset_conversion.written import differs, write_checked
 
-WORK = ".conversion"
-"""Folder of temporary files and records; gone when the conversion is complete."""
 ENDING = ".nii.gz"
 REPORT = "conversion_report.json"
 CASES = "cases.csv"
 """Patients and cohorts, where the dataset has such."""
-T = TypeVar("T")
+ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
+"""Names of cases that every file system, nnU-Net and a table take as they are"""
+LONGEST_ID = 200
 R = TypeVar("R")
 
 
@@ -43,85 +55,109 @@ class RefusedError(ValueError):
 
     def __init__(self, report: Report):
         n = len(report.refused_cases - {ANY})
-        super().__init__(
-            f"{report.summary()}\n\nnothing written: {n} of {report.found} cases refused; mend them, or leave them out "
-            "with --skip-incomplete"
-        )
+        hint = "mend them, or leave them out with --skip-incomplete"
+        if not report.is_convertible:
+            hint = "--skip-incomplete does not help: what is left is no dataset"
+        super().__init__(f"{report.summary()}\n\nnothing written: {n} of {report.found} cases refused; {hint}")
         self.report = report
 
 
 def plan(found: Found, options: Options) -> Report:
     """Check everything, write nothing. The report's cases are those that would be written."""
-    duplicates = _same_ids(found.cases)
-    checked = list(_each(partial(check_case, dataset=found.dataset, options=options), found.cases, options, "checking"))
+    duplicates = [*_bad_ids(found.cases), *_same_ids(found.cases)]
+    checked = _each(partial(check_case, dataset=found.dataset, options=options), found.cases, options, "checking")
     problems = [*found.problems, *duplicates, *(p for c in checked for p in c.problems)]
     problems += _same_content(checked, options)
     refused = {p.case for p in problems if p.level == REFUSED}
     kept = tuple(c for c in found.cases if c.id not in refused)
     training = [c for c in kept if not c.is_test]
+    folds = _folds(found, kept)
     if not training:
         problems.append(Problem(REFUSED, ANY, "no case to train with is left"))
-    elif not _folds(found, kept):
+    elif not folds:
         problems.append(Problem(WARNING, ANY, "one patient only: no folds; train with fold all"))
-    return Report(found.dataset, len(found.cases), kept, len(_folds(found, kept)), tuple(problems))
+    elif any(not fold["train"] for fold in folds):
+        problems.append(Problem(REFUSED, ANY, "a split without training cases: choose another, or all folds"))
+    elif any(not fold["val"] for fold in folds):
+        problems.append(Problem(WARNING, ANY, "a split without validation cases: nothing tells how good a model is"))
+    return Report(found.dataset, len(found.cases), kept, len(folds), tuple(problems))
+
+
+def dry_run(found: Found, raw: Path, options: Options, resume: bool = False) -> Report:
+    """As `convert`, but writes nothing at all."""
+    check_free(_target(found, raw), found.dataset, resume)
+    return plan(found, options)
 
 
 def convert(found: Found, raw: Path, options: Options, resume: bool = False) -> Report:
     """Check, then write the dataset below `raw` (nnUNet_raw).
 
     Raises RefusedError, with nothing written, if a case cannot be used and `skip_incomplete` is not set; ValueError if
-    the dataset is there already; OSError if writing fails, after which `resume` goes on.
+    the dataset is there already or another conversion is at it; OSError if writing fails, after which `resume` goes on.
     """
-    target = raw / found.dataset.folder
-    _check_target(target, raw, found.dataset, resume)
-    report = plan(found, options)
-    if report.refused_cases and (not options.skip_incomplete or not report.is_convertible):
-        raise RefusedError(report)
-    work = target / WORK
-    work.mkdir(parents=True, exist_ok=True)
-    job = partial(write_case, dataset=found.dataset, options=options, target=target)
-    for _ in _each(job, report.cases, options, "writing"):
-        pass
-    _remove_others(target, report.cases)
-    training = [c for c in report.cases if not c.is_test]
-    for name, content in found.files.items():
-        _write_json(target / name, content)
-    _write_json(target / REPORT, report.as_json())
-    _write_cases(target / CASES, report.cases)
-    folds = _folds(found, report.cases)
-    if folds:
-        _write_json(target / "splits_final.json", folds)
-    _write_json(target / "dataset.json", found.dataset.dataset_json(len(training)))
-    shutil.rmtree(work)
+    target = _target(found, raw)
+    with claimed(target, found.dataset, resume) as work:
+        report = plan(found, options)
+        if report.refused_cases and (not options.skip_incomplete or not report.is_convertible):
+            raise RefusedError(report)
+        job = partial(write_case, dataset=found.dataset, options=options, target=target)
+        _each(job, report.cases, options, "writing")
+        remove_others(target, report.cases)
+        training = [c for c in report.cases if not c.is_test]
+        for name, content in found.files.items():
+            _write_json(target / name, content)
+        _write_json(target / REPORT, report.as_json())
+        _write_cases(target / CASES, report.cases)
+        folds = _folds(found, report.cases)
+        if folds:
+            _write_json(target / "splits_final.json", folds)
+        _write_json(target / "dataset.json", found.dataset.dataset_json(len(training)))
+        shutil.rmtree(work)
     return report
+
+
+def _target(found: Found, raw: Path) -> Path:
+    """The dataset's folder. Raises ValueError if it and the download are not apart."""
+    target = raw / found.dataset.folder
+    if found.source is not None:
+        check_apart(found.source, target)
+    return target
 
 
 def write_case(case: Case, dataset: Dataset, options: Options, target: Path) -> str:
     """Write one case unless its record says that it is there, made from the same files in the same way."""
-    record = target / WORK / f"{case.id}.json"
+    record = record_of(target, case.id)
     signature = _signature(case, dataset, options)
     if _is_there(record, signature, target):
         return case.id
-    grid = None
+    names = [f"{kind}{'Ts' if case.is_test else 'Tr'}/{case.id}" for kind in ("images", "labels")]
+    images = [f"{names[0]}_{channel:04d}{ENDING}" for channel in range(len(dataset.channels))]
+    label = f"{names[1]}{ENDING}"
+    _begin(record, target, images if case.label is None else [*images, label])
     written: dict[str, int] = {}
-    folder = "Ts" if case.is_test else "Tr"
-    for channel, path in enumerate(case.images):
-        volume = read(path, options.prefer, options.fix_shear)
-        name = f"images{folder}/{case.id}_{channel:04d}{ENDING}"
-        moved = grid is not None and volume.geometry != grid
-        grid = grid or volume.geometry
-        array = image_array(volume, dataset, options)
-        if volume.copyable and not moved and array is volume.array:
-            _place(target, name, written, partial(_copy, path, options.link))
-        else:
-            _place(target, name, written, partial(write, array=array, grid=grid))
+    grid: Geometry | None = None
+    channel = 0
+    for path in case.images:
+        for volume in volumes_of(path, case.stacked, options):
+            moved = grid is not None and volume.geometry != grid
+            grid = grid or volume.geometry
+            array = image_array(volume, dataset, options)
+            keep = volume.copyable and not moved and array is volume.array
+            make = partial(_copy, path, options.link) if keep else write_checked
+            _place(target, images[channel], written, partial(make, array=array, grid=grid))
+            channel += 1
     if case.label is not None:
-        volume = read(case.label, options.prefer, options.fix_shear)
+        (volume,) = volumes_of(case.label, False, options)
         array = label_array(volume, dataset.label_map)
-        name = f"labels{folder}/{case.id}{ENDING}"
-        _place(target, name, written, partial(write, array=array, grid=grid or volume.geometry))
+        _place(target, label, written, partial(write_checked, array=array, grid=grid or volume.geometry))
     _write_json(record, {"signature": signature, "files": written})
     return case.id
+
+
+def _begin(record: Path, target: Path, names: list[str]) -> None:
+    """A record that names a case's files before they are there; others that an earlier record has go."""
+    remove_files(target, [name for name in recorded(record).get("files", {}) if name not in names])
+    _write_json(record, {"signature": None, "files": dict.fromkeys(names, -1)})
 
 
 def _write_cases(path: Path, cases: Sequence[Case]) -> None:
@@ -147,7 +183,8 @@ def _place(target: Path, name: str, written: dict[str, int], make: Callable[[Pat
     written[name] = final.stat().st_size
 
 
-def _copy(source: Path, link: str | None, path: Path) -> None:
+def _copy(source: Path, link: str | None, path: Path, array: np.ndarray, grid: Geometry) -> None:
+    """The file as it is, or written anew where SimpleITK reads another thing in it than what was checked"""
     if link == "sym":
         path.symlink_to(source.resolve())
     elif link == "hard":
@@ -159,6 +196,9 @@ def _copy(source: Path, link: str | None, path: Path) -> None:
             raise OSError(f"{source}: on another file system than the target; --link hard is impossible") from None
     else:
         shutil.copyfile(source, path)
+    if differs(path, array, grid) is not None:
+        path.unlink()
+        write_checked(path, array, grid)
 
 
 def _signature(case: Case, dataset: Dataset, options: Options) -> list[Any]:
@@ -171,36 +211,22 @@ def _signature(case: Case, dataset: Dataset, options: Options) -> list[Any]:
 
 
 def _is_there(record: Path, signature: list[Any], target: Path) -> bool:
+    known = recorded(record)
     try:
-        known = json.loads(record.read_text(encoding="utf-8"))
         files = known["files"].items()
         return known["signature"] == signature and all((target / n).stat().st_size == size for n, size in files)
-    except (OSError, ValueError, KeyError):
+    except (OSError, KeyError):
         return False
 
 
-def _check_target(target: Path, raw: Path, dataset: Dataset, resume: bool) -> None:
-    same_id = [p.name for p in raw.glob(f"Dataset{dataset.id:03d}_*") if p.name != target.name]
-    if same_id:
-        raise ValueError(f"id {dataset.id} is taken by {same_id[0]} in {raw}; choose another with -d")
-    if not target.exists():
-        return
-    if (target / "dataset.json").exists() and not (target / WORK).exists():
-        raise ValueError(f"{target}: is there already, and complete; remove it, or choose another id with -d")
-    if not (target / WORK).is_dir() and any(target.iterdir()):
-        raise ValueError(f"{target}: is there, and not by this command; remove it, or choose another id with -d")
-    if not resume:
-        raise ValueError(f"{target}: an unfinished conversion; go on with --resume, or remove it")
-
-
-def _remove_others(target: Path, cases: Sequence[Case]) -> None:
-    """Files of cases that an earlier, interrupted run wrote and this one leaves out"""
-    ids = {case.id: case.is_test for case in cases}
-    for folder, is_test in (("imagesTr", False), ("labelsTr", False), ("imagesTs", True), ("labelsTs", True)):
-        for path in (target / folder).glob(f"*{ENDING}"):
-            name = path.name[: -len(ENDING)]
-            if ids.get(name[:-5] if folder.startswith("images") else name) != is_test:
-                path.unlink()
+def _bad_ids(cases: Sequence[Case]) -> list[Problem]:
+    problems = []
+    for case in cases:
+        if case.id == "" or not ID.fullmatch(case.id):
+            problems.append(Problem(REFUSED, case.id, "its name has other signs than letters, digits, _ . -"))
+        elif len(case.id) > LONGEST_ID:
+            problems.append(Problem(REFUSED, case.id, f"its name has {len(case.id)} signs; allowed: {LONGEST_ID}"))
+    return problems
 
 
 def _same_ids(cases: Sequence[Case]) -> list[Problem]:
@@ -237,19 +263,16 @@ def _folds(found: Found, kept: Sequence[Case]) -> list[dict[str, list[str]]]:
     return [{part: [i for i in names if i in ids] for part, names in fold.items()} for fold in found.folds]
 
 
-def _each(job: Callable[[T], R], items: Iterable[T], options: Options, title: str) -> Iterator[R]:
+def _each(job: Callable[[Case], R], cases: Sequence[Case], options: Options, title: str) -> list[R]:
     """In order, in one or more processes, with a progress bar where a person is looking"""
-    items = list(items)
-    bar = partial(tqdm, total=len(items), desc=title, unit="case", disable=None)
-    if options.jobs == 1 or len(items) < 2:
-        yield from bar(map(job, items))
-        return
-    with ProcessPoolExecutor(min(options.jobs, len(items)), get_context("spawn")) as pool:
-        try:
-            yield from bar(pool.map(job, items))
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
+    with tqdm(total=len(cases), desc=title, unit="case", disable=None) as bar:
+        if options.jobs > 1 and len(cases) > 1:
+            return in_processes(job, cases, min(options.jobs, len(cases)), lambda case: case.id, bar.update)
+        results = []
+        for case in cases:
+            results.append(job(case))
+            bar.update()
+        return results
 
 
 def _write_json(path: Path, content: Any) -> None:

@@ -14,7 +14,7 @@ CT = "CT"
 @dataclass(frozen=True)
 class Case:
     """One case of a download. label: None only for test cases. Cases of one patient never go to different folds;
-    folds are balanced over strata (cohorts, grades)."""
+    folds are balanced over strata (cohorts, grades). stacked: all channels are in one file, along its fourth axis."""
 
     id: str
     images: tuple[Path, ...]
@@ -22,6 +22,7 @@ class Case:
     is_test: bool = False
     patient: str = ""
     stratum: str = ""
+    stacked: bool = False
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -98,6 +99,8 @@ class Found:
     folds: tuple[Mapping[str, list[str]], ...] | None = None
     files: Mapping[str, Any] = field(default_factory=dict)
     """Further JSON files of the dataset's folder, by name."""
+    source: Path | None = None
+    """The download, in which nothing may be written."""
 
 
 @dataclass(frozen=True, order=True)

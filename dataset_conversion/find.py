@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+
+from dataset_conversion.declare import REFUSED, Problem
 
 DEPTH = 3
 """Folders that may be wrapped around what is looked for."""
@@ -31,10 +34,15 @@ def walk(root: Path, depth: int) -> Iterator[Path]:
         level = [p for p in below if (real := os.path.realpath(p)) not in seen and not seen.add(real)]
 
 
+def check_folder(folder: Path) -> None:
+    """Raises ValueError if it is none."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: {'a file, not a folder' if folder.exists() else 'no such folder'}")
+
+
 def marked_folder(root: Path, is_it: Callable[[Path], bool], what: str) -> Path:
     """The one folder at or below root that is looked for. Raises ValueError if there is none or more than one."""
-    if not root.is_dir():
-        raise ValueError(f"{root}: no such folder")
+    check_folder(root)
     found = [folder for folder in walk(root, DEPTH) if is_it(folder)]
     outermost = [f for f in found if not any(other in f.parents for other in found)]
     if not outermost:
@@ -59,3 +67,28 @@ def nifti_stem(name: str) -> str | None:
         if name.endswith(ending):
             return name[: -len(ending)]
     return None
+
+
+def clean(name: str) -> str:
+    """A name of a case made of signs that files, tables and shells take as they are"""
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", name)
+
+
+def by_stem(folder: Path, endings: tuple[str, ...] = NIFTI) -> dict[str, tuple[Path, ...]]:
+    """Files with one of the endings, whatever their letters' case, by name without it; none for a missing folder."""
+    found: dict[str, tuple[Path, ...]] = {}
+    for path in entries(folder) if folder.is_dir() else ():
+        ending = next((e for e in endings if path.name.lower().endswith(e)), None)
+        if ending is not None:
+            stem = path.name[: -len(ending)]
+            found[stem] = (*found.get(stem, ()), path)
+    return found
+
+
+def twice(files: Mapping[str, Sequence[Path]], id_of: Callable[[str], str]) -> list[Problem]:
+    """Of every name with several files: which of them is meant cannot be known."""
+    return [
+        Problem(REFUSED, id_of(name), f"{' and '.join(map(str, paths))}: two files of one name; remove one")
+        for name, paths in files.items()
+        if len(paths) > 1
+    ]

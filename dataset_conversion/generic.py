@@ -9,8 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dataset_conversion.declare import Case, Dataset, Found
-from dataset_conversion.find import is_junk
+from dataset_conversion.declare import REFUSED, WARNING, Case, Dataset, Found, Problem
+from dataset_conversion.description import CASE, load
+from dataset_conversion.find import check_folder, clean, is_junk
+from dataset_conversion.labels import misleading_order, values_of
+from dataset_conversion.report import ANY, printable
 
 EXAMPLE = {
     "name": "Colon",
@@ -20,11 +23,6 @@ EXAMPLE = {
     "labels": {"background": 0, "tumour": 1},
     "patient": "^(P\\d+)_",
 }
-NEEDED = ("name", "images", "label", "labels")
-KEYS = (*NEEDED, "id", "test_images", "label_map", "regions_class_order", "patient", "stratum", "orientation", "lowest",
-        "licence", "source", "citation")  # fmt: skip
-NAME = re.compile(r"^[A-Za-z0-9]+$")
-CASE = "{case}"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,89 +38,65 @@ labels: a list of values makes a region; then regions_class_order is needed, as 
 
 
 def discover(source: Path, options: Mapping[str, Any]) -> Found:
-    """Raises ValueError for a description that is incomplete or matches nothing."""
+    """Raises ValueError for a description that is incomplete, that nnU-Net would refuse, or that matches nothing."""
     if options.get("describe") is None:
         raise ValueError("--describe JSON is missing; see `convert generic --help` for an example")
-    text = _load(Path(options["describe"]))
-    if not source.is_dir():
-        raise ValueError(f"{source}: no such folder")
+    text = load(Path(options["describe"]))
+    check_folder(source)
     files = sorted(
         p.relative_to(source).as_posix() for p in source.rglob("*")
         if p.is_file() and not any(is_junk(part) for part in p.relative_to(source).parts)
     )  # fmt: skip
-    cases = _cases(source, files, text, text["images"], text["label"])
+    cases, problems = _cases(source, files, text, text["images"], text["label"])
     if not cases:
-        raise ValueError(f"{source}: no file matches {next(iter(text['images'].values()))!r}; found {files[:3]}, ...")
+        shown = [printable(file) for file in files[:3]]
+        raise ValueError(f"{source}: no file matches {next(iter(text['images'].values()))!r}; found {shown}, ...")
     if "test_images" in text:
-        cases += _cases(source, files, text, text["test_images"], None)
-    values = {v for label in text["labels"].values() for v in (label if isinstance(label, list) else [label])}
-    label_map = {int(k): int(v) for k, v in text.get("label_map", {v: v for v in values}).items()}
+        tests, told = _cases(source, files, text, text["test_images"], None)
+        cases, problems = [*cases, *tests], [*problems, *told]
+    order = text.get("regions_class_order")
+    wrong = misleading_order(text["labels"], order) if order else []
+    if wrong:
+        told = f"regions_class_order {order}: painted so, label {wrong[0]} becomes one of other regions"
+        problems.append(Problem(WARNING, ANY, told))
+    values = values_of(text["labels"])
+    label_map = text.get("label_map", {v: v for v in values})
+    lost = sorted(values - set(label_map.values()))
+    if lost:
+        problems.append(Problem(WARNING, ANY, f"label_map: nothing becomes {lost[0]}, which labels have"))
     dataset = Dataset(
         name=text["name"],
-        id=int(text.get("id", 530)),
+        id=text.get("id", 530),
         channels=tuple(text["images"]),
         labels=text["labels"],
-        label_map=label_map,
-        regions_class_order=tuple(text["regions_class_order"]) if "regions_class_order" in text else None,
+        label_map={int(k): v for k, v in label_map.items()},
+        regions_class_order=None if order is None else tuple(order),
         licence=text.get("licence", ""),
         source=text.get("source", ""),
         citation=text.get("citation", ""),
         orientation=text.get("orientation"),
         lowest=text.get("lowest"),
     )
-    return Found(dataset, tuple(cases))
-
-
-def _load(path: Path) -> dict[str, Any]:
-    try:
-        text = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"--describe {path}: {error.strerror}") from None
-    except ValueError as error:
-        raise ValueError(f"--describe {path}: not JSON: {error}") from None
-    if not isinstance(text, dict):
-        raise ValueError(f"--describe {path}: expected an object with {', '.join(NEEDED)}")
-    missing, unknown = [k for k in NEEDED if k not in text], [k for k in text if k not in KEYS]
-    if missing or unknown:
-        told = f"{', '.join(missing)} missing" if missing else f"unknown {', '.join(unknown)}"
-        raise ValueError(f"--describe {path}: {told}; allowed: {', '.join(KEYS)}")
-    if not NAME.match(text["name"]):
-        raise ValueError(f"--describe {path}: name {text['name']!r}; expected letters and digits only")
-    patterns = [*text["images"].values(), *text.get("test_images", {}).values(), text["label"]]
-    for pattern in patterns:
-        if CASE not in pattern:
-            raise ValueError(f"--describe {path}: {pattern!r} has no {CASE}")
-    regions = any(isinstance(v, list) for v in text["labels"].values())
-    if regions and "regions_class_order" not in text:
-        raise ValueError(f"--describe {path}: labels with lists are regions; regions_class_order is missing")
-    if text["labels"].get("background") != 0:
-        raise ValueError(f"--describe {path}: labels: background must be there and 0")
-    for key in ("patient", "stratum"):
-        try:
-            if key in text and not re.compile(text[key]).groups:
-                raise ValueError(f"--describe {path}: {key}: {text[key]!r} has no group in parentheses")
-        except re.error as error:
-            raise ValueError(f"--describe {path}: {key}: {error}") from None
-    if "test_images" in text and list(text["test_images"]) != list(text["images"]):
-        raise ValueError(f"--describe {path}: test_images: expected the same channels as images")
-    return text
+    return Found(dataset, tuple(cases), tuple(problems), source=source)
 
 
 def _cases(
     source: Path, files: list[str], text: Mapping[str, Any], images: Mapping[str, str], label: str | None
-) -> list[Case]:
-    first = next(iter(images.values()))
-    pattern = re.compile("^" + re.escape(first).replace(re.escape(CASE), r"(?P<case>[^/]+)", 1)
-                         .replace(re.escape(CASE), r"(?P=case)") + "$")  # fmt: skip
-    names = [match["case"] for file in files if (match := pattern.match(file))]
+) -> tuple[list[Case], list[Problem]]:
+    """Cases with a file of any channel or a label; what is missing of them the checks tell."""
     known = set(files)
-    cases = []
+    patterns = [*images.values(), *([label] if label is not None else [])]
+    names = sorted({match["case"] for p in patterns for file in files if (match := _pattern(p).fullmatch(file))})
+    cases, problems = [], []
     for name in names:
         paths = [image.replace(CASE, name) for image in images.values()]
         own = None if label is None else label.replace(CASE, name)
+        if not known & set(paths):
+            problems.append(Problem(REFUSED, clean(name), f"{source / str(own)}: a label without image"))
+            continue
         cases.append(
             Case(
-                re.sub(r"[^A-Za-z0-9_.-]", "_", name),
+                clean(name),
                 tuple(source / p for p in paths if p in known),
                 source / own if own in known else None,
                 is_test=label is None,
@@ -130,9 +104,14 @@ def _cases(
                 stratum=_group(text.get("stratum"), name),
             )
         )
-    return cases
+    return cases, problems
+
+
+def _pattern(path: str) -> re.Pattern[str]:
+    escaped, case = re.escape(path), re.escape(CASE)
+    return re.compile(escaped.replace(case, "(?P<case>[^/]+)", 1).replace(case, "(?P=case)"), re.DOTALL)
 
 
 def _group(pattern: str | None, name: str) -> str:
     match = re.search(pattern, name) if pattern else None
-    return match[1] if match else ""
+    return (match[1] or "") if match else ""

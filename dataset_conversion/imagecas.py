@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas
 
-from dataset_conversion.declare import CT, WARNING, Case, Dataset, Found, Problem
-from dataset_conversion.find import DEPTH, entries, walk
+from dataset_conversion.declare import CT, REFUSED, WARNING, Case, Dataset, Found, Problem
+from dataset_conversion.find import DEPTH, by_stem, check_folder, clean, entries, twice, walk
 from dataset_conversion.report import ANY
 
 IMAGECAS = Dataset(
@@ -25,7 +25,7 @@ IMAGECAS = Dataset(
     source="https://github.com/XiaoweiXu/ImageCAS-A-Large-Scale-Dataset-and-Benchmark-for-Coronary-Artery-Segmentation",
     citation="Zeng et al., ImageCAS: A large-scale dataset and benchmark for coronary artery segmentation, CMIG 2023",
 )
-IMAGE = re.compile(r"^(\w+)\.img\.nii(\.gz)?$")
+IMAGE, LABEL = ".img", ".label"
 PARTS = {"training": "train", "train": "train", "val": "val", "validation": "val", "testing": "test", "test": "test"}
 SHEETS = (".xlsx", ".csv")
 
@@ -41,11 +41,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def discover(source: Path, options: Mapping[str, Any]) -> Found:
     """Raises ValueError for a download without cases, and for a sheet that does not belong to them."""
-    if not source.is_dir():
-        raise ValueError(f"{source}: no such folder")
+    check_folder(source)
     folders = list(walk(source, DEPTH))
     packed = [p for f in folders for p in entries(f) if p.name.endswith(".change2zip")]
-    cases = [case for folder in folders for case in _cases(folder)]
+    cases, problems = _cases(folders)
     if not cases:
         hint = f"; {packed[0].name} is a part of a ZIP archive: rename it to .zip and unpack it" if packed else ""
         raise ValueError(f"{source}: no files named NUMBER.img.nii.gz{hint}")
@@ -54,25 +53,31 @@ def discover(source: Path, options: Mapping[str, Any]) -> Found:
     )
     if sheet is None:
         told = Problem(WARNING, ANY, "no split sheet found: 5 random folds, no test cases")
-        return Found(IMAGECAS, tuple(cases), (told,))
+        return Found(IMAGECAS, tuple(cases), (*problems, told), source=source)
     part = _split(Path(sheet), options.get("split", 1), [c.id for c in cases], bool(options.get("match_by_row")))
     cases = [replace(case, is_test=part[case.id] == "test") for case in cases]
     folds = ({name: sorted(i for i, p in part.items() if p == name) for name in ("train", "val")},)
-    return Found(IMAGECAS, tuple(cases), (), folds)
+    return Found(IMAGECAS, tuple(cases), tuple(problems), folds, source=source)
 
 
-def _cases(folder: Path) -> list[Case]:
-    found = []
-    for path in entries(folder):
-        match = IMAGE.match(path.name)
-        if match:
-            labels = [folder / f"{match[1]}.label.nii{end}" for end in (".gz", "")]
-            found.append(Case(_id(match[1]), (path,), next((p for p in labels if p.exists()), None)))
-    return found
+def _cases(folders: Sequence[Path]) -> tuple[list[Case], list[Problem]]:
+    cases: list[Case] = []
+    problems: list[Problem] = []
+    for files in map(by_stem, folders):
+        images = {stem[: -len(IMAGE)]: paths for stem, paths in files.items() if stem.endswith(IMAGE)}
+        labels = {stem[: -len(LABEL)]: paths for stem, paths in files.items() if stem.endswith(LABEL)}
+        cases += [Case(_id(n), paths[:1], labels[n][0] if n in labels else None) for n, paths in images.items()]
+        problems += [*twice(images, _id), *twice(labels, _id)]
+        problems += [
+            Problem(REFUSED, _id(n), f"{paths[0]}: a label without image")
+            for n, paths in labels.items()
+            if n not in images
+        ]
+    return cases, problems
 
 
 def _id(number: str) -> str:
-    return f"ImageCAS_{int(number):04d}" if number.isdigit() else f"ImageCAS_{number}"
+    return f"ImageCAS_{int(number):04d}" if re.fullmatch("[0-9]+", number) else f"ImageCAS_{clean(number)}"
 
 
 def _split(sheet: Path, number: int, ids: list[str], by_row: bool) -> dict[str, str]:
@@ -97,6 +102,9 @@ def _split(sheet: Path, number: int, ids: list[str], by_row: bool) -> dict[str, 
     if by_row:
         names = [_id(str(k)) for k in range(1, len(parts) + 1)]
     part = dict(zip(names, parts, strict=True))
+    if len(part) < len(names):
+        again = next(name for k, name in enumerate(names) if name in names[:k])
+        raise ValueError(f"{sheet}: {again} is in it more than once")
     unknown = [i for i in ids if i not in part]
     if unknown:
         raise ValueError(

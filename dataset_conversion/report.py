@@ -11,8 +11,13 @@ from dataset_conversion.declare import REFUSED, REPAIRED, WARNING, Case, Dataset
 
 LEVELS = (REFUSED, REPAIRED, WARNING)
 MOST_SHOWN = 20
-ANY = "dataset"
-"""In the place of a case: the whole of them."""
+ANY = "(dataset)"
+"""In the place of a case: the whole of them. No case can have this name."""
+
+
+def printable(text: str) -> str:
+    """In one line of what UTF-8 can hold: names of files may be anything"""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,9 @@ class Report:
         }
 
     def _entries(self, level: str) -> list[dict[str, str]]:
-        return [{"case": p.case, "what": p.text} for p in sorted(self.problems) if p.level == level]
+        return [
+            {"case": printable(p.case), "what": printable(p.text)} for p in sorted(self.problems) if p.level == level
+        ]
 
     def summary(self) -> str:
         """A page to read"""

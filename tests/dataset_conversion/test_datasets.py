@@ -45,7 +45,7 @@ def _pair(image: Path, label: Path, seed: int, most: int = 1) -> None:
 @pytest.mark.parametrize("disease_folder", ["Testset_Disease", "Testset_Diseased"])
 def test_asoca(disease_folder: str, tmp_path: Path) -> None:
     make_asoca(tmp_path / "x" / "y", (5, 5), (2, 2), SIZE, disease_folder=disease_folder)
-    report = convert(find_asoca(tmp_path), tmp_path / "raw", Options())
+    report = convert(find_asoca(tmp_path / "x"), tmp_path / "raw", Options())
     target = tmp_path / "raw" / "Dataset510_ASOCA"
     assert len(list((target / "imagesTr").iterdir())) == len(list((target / "labelsTr").iterdir())) == 10
     assert {p.name for p in (target / "imagesTs").iterdir()} == {
@@ -85,8 +85,8 @@ def test_asoca_folder_variants(names: tuple[str, str], tmp_path: Path) -> None:
 
 
 def test_asoca_of_2020_and_fixed_split(tmp_path: Path) -> None:
-    make_asoca(tmp_path, (5, 5), (0, 0), SIZE, release="2020")
-    found = find_asoca(tmp_path, split="80-20")
+    make_asoca(tmp_path / "d", (5, 5), (0, 0), SIZE, release="2020")
+    found = find_asoca(tmp_path / "d", split="80-20")
     assert {c.id for c in found.cases} == {f"ASOCA_{k:02d}" for k in range(10)}
     convert(found, tmp_path / "raw", Options())
     (fold,) = json.loads((tmp_path / "raw" / "Dataset510_ASOCA" / "splits_final.json").read_text())

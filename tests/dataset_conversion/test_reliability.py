@@ -19,11 +19,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dataset_conversion import convert as engine
+from dataset_conversion import written
 from dataset_conversion.command import main
 from dataset_conversion.convert import WORK, convert
 from dataset_conversion.declare import Options
 from dataset_conversion.examples import make_asoca, make_brats
-from dataset_conversion.volumes import UnreadableError, Volume, read
+from dataset_conversion.grid import UnreadableError, Volume
+from dataset_conversion.volumes import read
 from tests.dataset_conversion.trees import BRATS_SIZE, SIZE, asoca_tree, brats_tree, find_asoca, find_brats, hashes
 
 KILLS = 12
@@ -98,7 +100,7 @@ def test_results_do_not_depend_on_jobs(tmp_path: Path) -> None:
 def test_a_full_disk_can_be_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = asoca_tree(tmp_path / "download")
     convert(find_asoca(root), tmp_path / "expected", Options())
-    left, write = 4, engine.write
+    left, write = 4, written.write
 
     def full(path: Path, array: np.ndarray, grid: object) -> None:
         nonlocal left
@@ -108,14 +110,14 @@ def test_a_full_disk_can_be_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         write(path, array=array, grid=grid)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(engine, "write", full)
+    monkeypatch.setattr(written, "write", full)
     command = ["asoca", "-i", str(root), "-o", str(tmp_path / "raw"), "--jobs", "1"]
     assert main(command) == 1
     target = tmp_path / "raw" / "Dataset510_ASOCA"
     assert not (target / "dataset.json").exists()
     assert not any(p.read_bytes() == b"half" for p in target.rglob("*") if p.is_file())
     assert main(command) == 2, "unfinished: --resume is asked for"
-    monkeypatch.setattr(engine, "write", write)
+    monkeypatch.setattr(written, "write", write)
     assert main([*command, "--resume"]) == 0
     assert hashes(tmp_path / "raw") == hashes(tmp_path / "expected")
     assert main([*command, "--resume"]) == 2, "complete: nothing is overwritten"
@@ -123,19 +125,19 @@ def test_a_full_disk_can_be_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_resumed_it_repeats_what_changed_and_only_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = asoca_tree(tmp_path / "download")
-    written: list[str] = []
+    placed: list[str] = []
     place = engine._place
 
     def counted(target: Path, name: str, files: dict, make: object) -> None:
-        written.append(name)
+        placed.append(name)
         place(target, name, files, make)  # type: ignore[arg-type]
 
     monkeypatch.setattr(engine, "_place", counted)
-    monkeypatch.setattr(engine, "_remove_others", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(engine, "remove_others", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         convert(find_asoca(root), tmp_path / "raw", Options())
-    n = len(written)
-    written.clear()
+    n = len(placed)
+    placed.clear()
     monkeypatch.undo()
     monkeypatch.setattr(engine, "_place", counted)
     path = root / "Normal" / "CTCA" / "Normal_1.nrrd"
@@ -143,7 +145,7 @@ def test_resumed_it_repeats_what_changed_and_only_that(tmp_path: Path, monkeypat
     (tmp_path / "raw" / "Dataset510_ASOCA" / "imagesTs" / "Test_Normal_00_0000.nii.gz").unlink()
     convert(find_asoca(root), tmp_path / "raw", Options(), resume=True)
     assert n == 10
-    assert sorted(written) == [
+    assert sorted(placed) == [
         "imagesTr/Normal_01_0000.nii.gz", "imagesTs/Test_Normal_00_0000.nii.gz", "labelsTr/Normal_01.nii.gz",
     ]  # fmt: skip
 
@@ -161,7 +163,7 @@ def test_killed_while_it_tidies_up(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_a_case_left_out_on_resumption_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = asoca_tree(tmp_path / "download")
-    monkeypatch.setattr(engine, "_remove_others", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(engine, "remove_others", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         convert(find_asoca(root), tmp_path / "raw", Options())
     monkeypatch.undo()

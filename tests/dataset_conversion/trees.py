@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -73,3 +74,55 @@ def edit_nrrd_header(path: Path, old: bytes, new: bytes) -> None:
 def unpack(path: Path) -> None:
     """Plain content under the name of a compressed file"""
     path.write_bytes(gzip.decompress(path.read_bytes()))
+
+
+DESCRIPTION = {
+    "name": "Trial",
+    "id": 530,
+    "images": {"CT": "images/{case}.nii.gz"},
+    "label": "labels/{case}.nii.gz",
+    "labels": {"background": 0, "tumour": 1},
+}
+
+
+def described(folder: Path, **change: object) -> Path:
+    """A description for `convert generic`; keys that are None are left out."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "description.json"
+    path.write_text(json.dumps({k: v for k, v in {**DESCRIPTION, **change}.items() if v is not None}))
+    return path
+
+
+def nifti(path: Path, array: np.ndarray, change: Callable[[nibabel.Nifti1Header], None] | None = None) -> Path:
+    """x y z voxels of 0.5 x 0.7 x 1.3 mm, both forms set, before `change` edits the header as it is stored"""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    affine = np.diag([0.5, 0.7, 1.3, 1.0])
+    affine[:3, 3] = 3, -4, 5
+    image = nibabel.Nifti1Image(array, affine)
+    image.header.set_sform(affine, 1)
+    image.header.set_qform(affine, 1)
+    image.header.set_xyzt_units("mm")
+    content = bytearray(image.to_bytes())
+    if change is not None:
+        stored = nibabel.Nifti1Header(bytes(content[:348]))
+        change(stored)
+        content[:348] = stored.binaryblock
+    path.write_bytes(gzip.compress(bytes(content), 1, mtime=0) if path.name.endswith(".gz") else bytes(content))
+    return path
+
+
+def volumes(seed: int, shape: tuple[int, int, int] = (6, 7, 8), most: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Image (int16) and label (uint8), x y z"""
+    random = np.random.default_rng(seed)
+    return random.integers(-1000, 1000, shape).astype(np.int16), random.integers(0, most + 1, shape).astype(np.uint8)
+
+
+def generic_tree(
+    root: Path, n: int = 3, change: Callable[[nibabel.Nifti1Header], None] | None = None, kind: type = np.int16
+) -> Path:
+    """A download as DESCRIPTION says; images of voxel type `kind`, header of images and labels changed"""
+    for k in range(n):
+        image, label = volumes(k)
+        nifti(root / "images" / f"c{k}.nii.gz", image.astype(kind), change)
+        nifti(root / "labels" / f"c{k}.nii.gz", label, change)
+    return root

@@ -1,0 +1,192 @@
+"""NIfTI files, read by their content and not by their name, to the checksum of compressed ones."""
+
+from __future__ import annotations
+
+import gzip
+import logging
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError, ImageDataError
+from nibabel.wrapstruct import WrapStructError
+
+from dataset_conversion.grid import FORMS, MOST_VOXELS, RAS_TO_LPS, UnreadableError, Volume, geometry, perpendicular
+
+logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # what it mends in silence is refused or told here
+
+GZIP = b"\x1f\x8b"
+UNITS = {1: ("metres", 1e3), 3: ("micrometres", 1e-3)}
+"""Of coordinates, by code in the header, and mm in one; all other codes mean mm to SimpleITK, and so to nnU-Net."""
+SPACING = 1e-5
+"""Relative difference of voxel sizes that nnU-Net takes for the same."""
+
+
+def first_bytes(path: Path, count: int = 544) -> bytes:
+    """Of the content, unpacked if it is packed; empty if it cannot be"""
+    with path.open("rb") as file:
+        start = file.read(count)
+    if start[:2] != GZIP:
+        return start
+    try:
+        with gzip.open(path) as file:
+            return file.read(count)
+    except (OSError, EOFError, zlib.error):
+        return b""
+
+
+def is_nifti(start: bytes) -> bool:
+    """Whether a file that starts so is one"""
+    return len(start) >= 348 and any(int.from_bytes(start[:4], order) in (348, 540) for order in ("little", "big"))
+
+
+def _version(start: bytes) -> tuple[bool, str]:
+    """Whether it is NIfTI-2, and numpy's letter for its byte order"""
+    little, big = (int.from_bytes(start[:4], order) for order in ("little", "big"))
+    return 540 in (little, big), "<" if little in (348, 540) else ">"
+
+
+def _what_else(start: bytes) -> str:
+    """What a file that should be a NIfTI looks like"""
+    head = start.lstrip()[:64].lower()
+    if start.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer: the file itself was never downloaded"
+    if head.startswith((b"<!doctype", b"<html", b"<?xml", b"<")):
+        return "an HTML or XML page: the download gave a web page"
+    if start.startswith(b"PK"):
+        return "a ZIP archive: unpack it"
+    if start.startswith(b"NRRD"):
+        return "an NRRD file under another name"
+    if not start:
+        return "empty or cut off"
+    if all(32 <= byte < 127 or byte in (9, 10, 13) for byte in start[:64]):
+        return f"text: {start[:40].decode('ascii').strip()!r}"
+    return "something else"
+
+
+@contextmanager
+def _content(path: Path) -> Iterator[tuple[Any, bool]]:
+    """The unpacked content, and whether it was packed"""
+    with path.open("rb") as raw:
+        packed = raw.read(2) == GZIP
+        raw.seek(0)
+        if packed:
+            with gzip.open(raw) as unpacked:
+                yield unpacked, True
+        else:
+            yield raw, False
+
+
+def read_nifti(path: Path, start: bytes, prefer: str | None, fix_shear: bool, stacked: bool) -> tuple[Volume, ...]:
+    """A file's volume; stacked: or those along its fourth axis. Raises UnreadableError."""
+    if not is_nifti(start):
+        raise UnreadableError(path, f"not a NIfTI file; it looks like {_what_else(start)}")
+    two, order = _version(start)
+    # before nibabel puts 1 in the place of 0
+    sizes = np.frombuffer(start, f"{order}f8", 3, 112) if two else np.frombuffer(start, f"{order}f4", 3, 80)
+    if not (np.isfinite(sizes).all() and (sizes > 0).all()):
+        raise UnreadableError(path, f"voxel size {' x '.join(f'{s:g}' for s in sizes)} mm")
+    image, array, packed = _voxels(path, nibabel.Nifti2Image if two else nibabel.Nifti1Image)
+    repairs: list[str] = []
+    if packed != path.name.endswith(".gz"):
+        repairs.append(f"{path.name} is {'' if packed else 'not '}compressed, unlike its name says")
+    if array.ndim > 3 and all(n == 1 for n in array.shape[3:]):
+        array = array.reshape(array.shape[:3])
+        repairs.append(f"{path.name} has axes of length 1 after the third; they are dropped")
+    if array.ndim not in ((3, 4) if stacked else (3,)) or 0 in array.shape:
+        raise UnreadableError(path, f"shape {image.shape}; expected three axes")
+    shape = array.shape[:3]
+    affine = _affine(path, image, shape, prefer, repairs)
+    affine = _in_mm(path, image, affine, sizes, repairs)
+    affine = perpendicular(path, affine, fix_shear, repairs)
+    grid = geometry(shape, RAS_TO_LPS @ affine)
+    if array.ndim == 4:
+        return tuple(Volume(array[..., k].T, grid, tuple(repairs)) for k in range(array.shape[-1]))
+    scaled = image.header.get_slope_inter() not in ((None, None), (1.0, 0.0), (1.0, None))
+    copyable = not repairs and packed and path.name.endswith(".nii.gz") and not scaled and image.ndim == 3
+    return (Volume(array.T, grid, tuple(repairs), copyable),)
+
+
+def _voxels(path: Path, kind: Any) -> tuple[Any, np.ndarray, bool]:
+    """nibabel's image, its voxels, and whether they were packed"""
+    try:
+        with _content(path) as (file, packed):
+            image = kind.from_stream(file)
+            if np.prod([int(n) for n in image.shape], dtype=np.float64) > MOST_VOXELS:
+                raise UnreadableError(path, f"its header says {image.shape} voxels")
+            stored = np.dtype(image.get_data_dtype())
+            if stored.fields or stored.kind not in "iufb":
+                raise UnreadableError(path, f"voxels of type {stored}; expected one number per voxel")
+            array = np.asanyarray(image.dataobj)
+            while packed and file.read(2**20):  # to the end: its checksum is there
+                pass
+            return image, array, packed
+    except UnreadableError:
+        raise
+    except EOFError:
+        raise UnreadableError(path, "cut off: the compressed data end too early") from None
+    except (zlib.error, gzip.BadGzipFile):
+        raise UnreadableError(path, "damaged: its compressed data or their checksum are wrong") from None
+    except (
+        HeaderDataError, ImageDataError, WrapStructError, OSError, ValueError, OverflowError, MemoryError, TypeError,
+        IndexError, KeyError, ImageFileError,
+    ) as error:  # fmt: skip
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UnreadableError(path, f"damaged or cut off NIfTI file: {reason}") from None
+
+
+def _affine(path: Path, image: Any, shape: tuple[int, ...], prefer: str | None, repairs: list[str]) -> np.ndarray:
+    """Voxel to the header's unit (RAS): sform and qform, if both are there, must agree"""
+    header = image.header
+    try:
+        with np.errstate(all="ignore"):
+            forms = {
+                name: form
+                for name, (form, code) in (("sform", header.get_sform(True)), ("qform", header.get_qform(True)))
+                if code and form is not None
+            }
+    except (HeaderDataError, ValueError) as error:
+        raise UnreadableError(path, f"unusable geometry: {str(error).splitlines()[0]}") from None
+    for name, form in list(forms.items()):
+        columns = np.linalg.norm(form[:3, :3], axis=0)
+        if not (np.isfinite(form).all() and (columns > 1e-6).all() and abs(np.linalg.det(form[:3, :3])) > 1e-12):
+            if len(forms) == 1:
+                raise UnreadableError(path, f"unusable geometry: its {name} is singular or not finite")
+            del forms[name]
+            repairs.append(f"{path.name}: its {name} is singular or not finite; the other form is used")
+    if not forms:
+        raise UnreadableError(path, "no geometry: neither sform nor qform is set")
+    if len(forms) == 2:
+        by_qform = geometry(shape, forms["qform"])
+        apart = geometry(shape, forms["sform"]).distance(by_qform)
+        allowed = min(FORMS, float(by_qform.spacing.min()) / 2)
+        if apart > allowed and prefer is None:
+            raise UnreadableError(
+                path,
+                f"sform and qform disagree by up to {apart:.3g} mm, and readers differ in which they use; decide with "
+                "--prefer sform or --prefer qform",
+            )
+        if apart > allowed:
+            repairs.append(f"{path.name}: sform and qform disagree by {apart:.3g} mm; {prefer} used")
+            return forms[prefer]  # type: ignore[index]
+        return forms["qform"]  # as SimpleITK, and so nnU-Net, reads it
+    return next(iter(forms.values()))
+
+
+def _in_mm(path: Path, image: Any, affine: np.ndarray, sizes: np.ndarray, repairs: list[str]) -> np.ndarray:
+    """The map in mm. A file whose unit is another, or whose field of voxel sizes differs from the map, is read
+    differently by different programs, so it must not be copied."""
+    columns = np.linalg.norm(affine[:3, :3], axis=0)
+    if not np.allclose(columns, sizes, rtol=SPACING, atol=0):
+        told = [" x ".join(f"{s:g}" for s in values) for values in (columns, sizes)]
+        repairs.append(f"{path.name}: voxels of {told[0]} by its sform, of {told[1]} by pixdim; its sform is used")
+    unit, mm = UNITS.get(int(image.header["xyzt_units"]) & 7, ("mm", 1.0))
+    if unit == "mm":
+        return affine
+    repairs.append(f"{path.name}: its coordinates are in {unit}; written in mm")
+    return np.diag([mm, mm, mm, 1.0]) @ affine

@@ -1,0 +1,321 @@
+"""What is read from a file is what it holds, or it is refused: types, checksums, units, geometry."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import zlib
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from dataset_conversion.command import main
+from dataset_conversion.volumes import UnreadableError, read
+from tests.dataset_conversion.trees import asoca_tree, described, edit_nrrd, generic_tree, nifti, volumes
+
+
+def _convert(root: Path, raw: Path, *options: str, **change: Any) -> int:
+    description = described(root.parent / "description", **change)
+    return main(["generic", "-i", str(root), "-o", str(raw), "--jobs", "1", "--describe", str(description), *options])
+
+
+def _written(raw: Path, name: str) -> sitk.Image:
+    return sitk.ReadImage(str(raw / "Dataset530_Trial" / f"{name}.nii.gz"))
+
+
+# --- types of voxels -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.uint32])
+def test_a_lowest_value_below_an_unsigned_type_changes_nothing(kind: type, tmp_path: Path) -> None:
+    root = tmp_path / "d"
+    expected = np.arange(336).reshape(6, 7, 8) % 250
+    for k in range(2):
+        nifti(root / "images" / f"c{k}.nii.gz", (expected + k).astype(kind))
+        nifti(root / "labels" / f"c{k}.nii.gz", volumes(k)[1])
+    assert _convert(root, tmp_path / "raw", lowest=-1024) == 0
+    assert np.array_equal(sitk.GetArrayFromImage(_written(tmp_path / "raw", "imagesTr/c0_0000")).T, expected)
+
+
+def test_asoca_of_unsigned_images(tmp_path: Path) -> None:
+    root = asoca_tree(tmp_path / "d")
+    path = root / "Normal" / "CTCA" / "Normal_1.nrrd"
+    edit_nrrd(path, lambda i: sitk.Cast(sitk.Clamp(i, lowerBound=0), sitk.sitkUInt16))
+    expected = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+    assert main(["asoca", "-i", str(root), "-o", str(tmp_path / "raw"), "--jobs", "1"]) == 0
+    made = sitk.ReadImage(str(tmp_path / "raw" / "Dataset510_ASOCA" / "imagesTr" / "Normal_01_0000.nii.gz"))
+    assert np.array_equal(sitk.GetArrayFromImage(made), expected)
+
+
+@pytest.mark.parametrize(("kind", "lowest"), [(np.int16, 0.5), (np.int16, -900.0), (np.int8, 200), (np.float32, -7.5)])
+def test_values_below_the_lowest_become_it(kind: type, lowest: float, tmp_path: Path) -> None:
+    root = generic_tree(tmp_path / "d", kind=kind)
+    source = sitk.GetArrayFromImage(sitk.ReadImage(str(root / "images" / "c1.nii.gz"))).astype(np.float64)
+    assert _convert(root, tmp_path / "raw", lowest=lowest) == 0
+    made = sitk.GetArrayFromImage(_written(tmp_path / "raw", "imagesTr/c1_0000"))
+    assert np.array_equal(made, np.maximum(source, lowest))
+
+
+def test_images_of_uint16_beyond_int16_keep_their_values(tmp_path: Path) -> None:
+    root = generic_tree(tmp_path / "d")
+    image = np.arange(336, dtype=np.uint16).reshape(6, 7, 8)
+    image[2, 3, 4] = 40000
+    nifti(root / "images" / "c1.nii.gz", image)
+    assert _convert(root, tmp_path / "raw") == 0
+    made = _written(tmp_path / "raw", "imagesTr/c1_0000")
+    assert made.GetPixelID() == sitk.sitkFloat32
+    assert np.array_equal(sitk.GetArrayFromImage(made).T, image)
+
+
+def test_small_whole_numbers_of_wide_types_become_int16(tmp_path: Path) -> None:
+    root = generic_tree(tmp_path / "d", kind=np.int32)
+    assert _convert(root, tmp_path / "raw") == 0
+    made = _written(tmp_path / "raw", "imagesTr/c1_0000")
+    assert made.GetPixelID() == sitk.sitkInt16
+    assert np.array_equal(sitk.GetArrayFromImage(made).T, volumes(1)[0])
+
+
+def test_numbers_that_float32_does_not_hold_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = generic_tree(tmp_path / "d")
+    nifti(root / "images" / "c1.nii.gz", np.full((6, 7, 8), -1e39))
+    assert _convert(root, tmp_path / "raw") == 2
+    assert "c1.nii.gz: 336 voxels beyond 3.4e+38, the largest number of float32" in capsys.readouterr().err
+
+
+def test_whole_numbers_that_lose_units_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = generic_tree(tmp_path / "d")
+    for k, value in enumerate((2**24, 2**24 + 1, -(2**24) - 1)):
+        nifti(root / "images" / f"c{k}.nii.gz", np.full((6, 7, 8), value, np.int32))
+    assert _convert(root, tmp_path / "raw", "--keep-duplicates") == 0
+    told = capsys.readouterr().out
+    assert "c0.nii.gz: whole numbers" not in told
+    assert "c1.nii.gz: whole numbers beyond 16777216" in told
+    assert "c2.nii.gz: whole numbers beyond 16777216" in told
+
+
+def test_labels_far_apart_in_a_small_type_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = generic_tree(tmp_path / "d")
+    label = np.zeros((6, 7, 8), np.int8)
+    label[0], label[1] = -100, 100
+    nifti(root / "labels" / "c1.nii.gz", label)
+    assert _convert(root, tmp_path / "raw") == 2
+    assert "c1.nii.gz: label values -100, 100; allowed: 0, 1" in capsys.readouterr().err
+    assert _convert(root, tmp_path / "raw", label_map={"-100": 1, "100": 1, "0": 0, "1": 1}) == 0
+    made = sitk.GetArrayFromImage(_written(tmp_path / "raw", "labelsTr/c1")).T
+    assert np.array_equal(made, (label != 0).astype(np.uint8))
+
+
+# --- checksums -----------------------------------------------------------------------------------------------------
+
+
+def _volume(path: Path) -> bytes:
+    random = np.random.default_rng(0)
+    image = sitk.GetImageFromArray(random.integers(-50, 50, (12, 20, 16)).astype(np.int16))
+    sitk.WriteImage(image, str(path), useCompression=True)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["x.nrrd", "x.mha"])
+def test_damaged_compressed_voxels_are_refused(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    whole = _volume(path)
+    assert np.array_equal(read(path).array, sitk.GetArrayFromImage(sitk.ReadImage(str(path))))
+    body = whole.index(b"\n\n") + 2 if name == "x.nrrd" else whole.index(b"LOCAL\n") + 6
+    dice = random.Random(1)
+    accepted = []
+    for _ in range(60):
+        content = bytearray(whole)
+        if dice.random() < 0.5:
+            content[dice.randrange(body + 10, len(whole))] ^= 1 << dice.randrange(8)
+        else:
+            place = dice.randrange(body + 10, len(whole) - 256)
+            content[place : place + 256] = bytes(256)
+        if content == whole:
+            continue
+        path.write_bytes(bytes(content))
+        with suppress(UnreadableError):
+            accepted.append(read(path))
+    assert not accepted
+
+
+def test_detached_voxels_are_read_to_their_checksum(tmp_path: Path) -> None:
+    image = sitk.GetImageFromArray(np.arange(480, dtype=np.int16).reshape(6, 8, 10))
+    for header, data in (("x.nhdr", "x.raw.gz"), ("x.mhd", "x.zraw")):
+        sitk.WriteImage(image, str(tmp_path / header), useCompression=True)
+        assert np.array_equal(read(tmp_path / header).array, sitk.GetArrayFromImage(image))
+        content = bytearray((tmp_path / data).read_bytes())
+        content[-3] ^= 1
+        (tmp_path / data).write_bytes(bytes(content))
+        with pytest.raises(UnreadableError, match=r"damaged: its compressed data or their checksum are wrong"):
+            read(tmp_path / header)
+
+
+@pytest.mark.parametrize(("name", "old", "new"), [("x.nrrd", b"sizes: 16 20 12", b"sizes: 16 20 11"),
+                                                  ("x.mha", b"DimSize = 16 20 12", b"DimSize = 16 20 11")])  # fmt: skip
+def test_a_header_of_fewer_voxels_than_are_there_is_refused(name: str, old: bytes, new: bytes, tmp_path: Path) -> None:
+    path = tmp_path / name
+    whole = _volume(path)
+    assert old in whole
+    path.write_bytes(whole.replace(old, new))
+    with pytest.raises(UnreadableError, match="its header says 7040 bytes of voxels; its compressed data have more"):
+        read(path)
+
+
+def test_meta_image_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "x.mha"
+    path.write_bytes(_volume(path)[:-5])
+    with pytest.raises(UnreadableError, match="cut off: the compressed data end too early"):
+        read(path)
+
+
+def test_a_small_file_that_unpacks_to_gigabytes_is_not_unpacked(tmp_path: Path) -> None:
+    path = tmp_path / "x.mha"
+    whole = _volume(path)
+    body = zlib.compress(bytes(2**28), 9)
+    head = whole[: whole.index(b"LOCAL\n") + 6]
+    path.write_bytes(re.sub(rb"CompressedDataSize = \d+", b"CompressedDataSize = %d" % len(body), head) + body)
+    with pytest.raises(UnreadableError, match="its compressed data have more"):
+        read(path)
+
+
+# --- units and geometry --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("unit", "mm", "word"), [(1, 1000.0, "metres"), (3, 0.001, "micrometres")])
+def test_image_and_label_in_another_unit_get_one_grid_in_mm(
+    unit: int, mm: float, word: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def change(header: Any) -> None:
+        header["xyzt_units"] = unit
+
+    root = generic_tree(tmp_path / "d", change=change)
+    assert _convert(root, tmp_path / "raw") == 0
+    assert f"its coordinates are in {word}; written in mm" in capsys.readouterr().out
+    source = sitk.ReadImage(str(root / "images" / "c1.nii.gz"))
+    for name in ("imagesTr/c1_0000", "labelsTr/c1"):
+        made = _written(tmp_path / "raw", name)
+        assert made.GetSpacing() == pytest.approx((0.5 * mm, 0.7 * mm, 1.3 * mm), rel=1e-6)
+        assert made.GetSpacing() == pytest.approx(source.GetSpacing(), rel=1e-6)
+        assert made.GetOrigin() == pytest.approx(source.GetOrigin(), rel=1e-6)
+
+
+@pytest.mark.parametrize("unit", [0, 2, 2 + 8, 0 + 16])
+def test_mm_with_any_unit_of_time_is_copied(unit: int, tmp_path: Path) -> None:
+    def change(header: Any) -> None:
+        header["xyzt_units"] = unit
+
+    root = generic_tree(tmp_path / "d", change=change)
+    assert _convert(root, tmp_path / "raw") == 0
+    copied = tmp_path / "raw" / "Dataset530_Trial" / "imagesTr" / "c1_0000.nii.gz"
+    assert copied.read_bytes() == (root / "images" / "c1.nii.gz").read_bytes()
+
+
+def test_grids_of_small_voxels_are_compared_on_their_scale(tmp_path: Path) -> None:
+    """Half a voxel of 1 micrometre is less than what counts as the same place at clinical resolution."""
+
+    def small(shift: float) -> Any:
+        def change(header: Any) -> None:
+            affine = np.diag([1.0, 1.0, 1.0, 1.0])
+            affine[0, 3] = shift
+            header.set_sform(affine, 1)
+            header.set_qform(affine, 1)
+            header["xyzt_units"] = 3
+
+        return change
+
+    root = generic_tree(tmp_path / "d", change=small(0))
+    nifti(root / "labels" / "c1.nii.gz", volumes(1)[1], small(0.5))
+    assert _convert(root, tmp_path / "raw") == 2
+
+
+def test_voxel_sizes_that_differ_from_the_sform(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def change(header: Any) -> None:
+        header["qform_code"] = 0
+        header["pixdim"][1:4] = 1
+
+    root = generic_tree(tmp_path / "d", change=change)
+    assert _convert(root, tmp_path / "raw") == 0
+    assert "voxels of 0.5 x 0.7 x 1.3 by its sform, of 1 x 1 x 1 by pixdim" in capsys.readouterr().out
+    for name in ("imagesTr/c1_0000", "labelsTr/c1"):
+        made = _written(tmp_path / "raw", name)
+        assert made.GetSpacing() == pytest.approx((0.5, 0.7, 1.3), rel=1e-6)
+        assert made.GetOrigin() == pytest.approx((-3, 4, 5), abs=1e-5)
+
+
+@pytest.mark.parametrize(("mm", "code"), [(0.0005, 0), (0.01, 2)])
+def test_how_far_a_label_may_be_off(mm: float, code: int, tmp_path: Path) -> None:
+    def change(header: Any) -> None:
+        affine = header.get_best_affine()
+        affine[0, 3] += mm
+        header.set_sform(affine, 1)
+        header.set_qform(affine, 1)
+
+    root = generic_tree(tmp_path / "d")
+    nifti(root / "labels" / "c1.nii.gz", volumes(1)[1], change)
+    assert _convert(root, tmp_path / "raw") == code
+    assert _convert(root, tmp_path / "trusted", "--trust-array") == 0
+    image, label = (_written(tmp_path / "trusted", name) for name in ("imagesTr/c1_0000", "labelsTr/c1"))
+    assert label.GetOrigin() == pytest.approx(image.GetOrigin(), abs=1e-6)
+
+
+@pytest.mark.parametrize(("mm", "code"), [(0.05, 0), (0.2, 2)])
+def test_how_far_sform_and_qform_may_be_apart(mm: float, code: int, tmp_path: Path) -> None:
+    def change(header: Any) -> None:
+        affine = header.get_best_affine()
+        affine[1, 3] += mm
+        header.set_sform(affine, 1)
+
+    root = generic_tree(tmp_path / "d", change=change)
+    assert _convert(root, tmp_path / "raw") == code
+    for form, moved in (("sform", -mm), ("qform", 0.0)):
+        assert _convert(root, tmp_path / form, "--prefer", form) == 0
+        if code:
+            made = _written(tmp_path / form, "labelsTr/c1")
+            assert made.GetOrigin()[1] == pytest.approx(4 + moved, abs=1e-5)
+
+
+@pytest.mark.parametrize("degrees", [0.5, 20])
+@pytest.mark.parametrize("ending", ["nrrd", "mha"])
+def test_sheared_volumes_are_refused_in_every_format(degrees: float, ending: str, tmp_path: Path) -> None:
+    image = sitk.GetImageFromArray(np.arange(480, dtype=np.int16).reshape(6, 8, 10))
+    path = tmp_path / f"x.{ending}"
+    sitk.WriteImage(image, str(path))
+    s, c = f"{np.sin(np.radians(degrees)):.9f}", f"{np.cos(np.radians(degrees)):.9f}"
+    square, sheared = {
+        "nrrd": (b"(1,0,0) (0,1,0) (0,0,1)", f"(1,0,0) ({s},{c},0) (0,0,1)"),
+        "mha": (b"1 0 0 0 1 0 0 0 1", f"1 0 0 {s} {c} 0 0 0 1"),
+    }[ending]
+    content = path.read_bytes()
+    assert square in content
+    path.write_bytes(content.replace(square, sheared.encode()))
+    with pytest.raises(UnreadableError, match=f"sheared: its axes are {degrees:g} degrees off a right angle"):
+        read(path)
+    if degrees < 1:
+        mended = read(path, fix_shear=True)
+        assert "made perpendicular" in mended.repairs[0]
+        assert mended.geometry.direction.T @ mended.geometry.direction == pytest.approx(np.eye(3), abs=1e-9)
+
+
+def test_axes_in_one_plane_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.nrrd"
+    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((6, 8, 10), np.int16)), str(path))
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"(1,0,0) (0,1,0) (0,0,1)", b"(1,0,0) (1,0,0) (0,0,1)"))
+    with pytest.raises(UnreadableError, match=re.escape(str(path))):
+        read(path)
+
+
+def test_a_name_that_is_no_utf8_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    root = asoca_tree(tmp_path / "d")
+    folder = os.fsencode(root / "Normal" / "CTCA")
+    os.rename(folder + b"/Normal_1.nrrd", folder + b"/M\xfcller_1.nrrd")  # noqa: PTH104
+    assert main(["asoca", "-i", str(root), "-o", str(tmp_path / "raw"), "--jobs", "2"]) == 2
+    told = capfd.readouterr().err
+    assert "its name is not UTF-8" in told
+    assert "a label without image" in told
+    assert not (tmp_path / "raw").exists()
