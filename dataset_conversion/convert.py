@@ -279,7 +279,8 @@ def _write_json(path: Path, content: Any) -> None:
     """Whole or not there"""
     partial_file = path.with_name(f".{path.name}.partial")
     try:
-        partial_file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        partial_file.write_bytes(text.encode("utf-8", "backslashreplace"))  # paths may be no UTF-8
         os.replace(partial_file, path)  # noqa: PTH105
     except BaseException:
         partial_file.unlink(missing_ok=True)
