@@ -168,13 +168,15 @@ def check_label(path: Path, volume: Volume, allowed: Mapping[int, int], tell: Te
 def _values(array: np.ndarray) -> tuple[int, ...]:
     """Different values, sorted. Label maps have few and small ones, which can be counted; sorting voxels is slow."""
     least, most = int(array.min()), int(array.max())
-    if most - least < FEW:
-        flat = array.reshape(-1)
-        if array.dtype.kind == "i":  # differences may not fit into small types
-            flat = flat.astype(np.int64)
-        counts = np.bincount((flat - flat.dtype.type(least)).astype(np.int64))
-        return tuple(int(v) + least for v in np.flatnonzero(counts))
-    return tuple(int(v) for v in np.unique(array))
+    if most - least >= FEW:
+        return tuple(int(v) for v in np.unique(array))
+    flat = array.reshape(-1)
+    inside = flat[flat != 0]
+    if inside.dtype.kind == "i":  # differences may not fit into small types
+        inside = inside.astype(np.int64)
+    counts = np.bincount((inside - inside.dtype.type(least)).astype(np.int64))
+    found = {int(v) + least for v in np.flatnonzero(counts)}
+    return tuple(sorted(found | {0} if inside.size < flat.size else found))
 
 
 def _size(grid: Geometry) -> str:

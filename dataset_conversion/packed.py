@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
+import numpy as np
+
 from dataset_conversion.grid import UnreadableError
 
 BLOCK = 2**20
@@ -30,13 +32,28 @@ META_BYTES = {
 }  # fmt: skip
 
 
-def check_packed(path: Path, start: bytes) -> None:
+def check_packed(path: Path, start: bytes, voxels: np.ndarray | None = None) -> None:
     """Raises UnreadableError for a NRRD or MetaImage file whose compressed voxels are damaged, cut off or not as many
-    as its header says. start: the file's first bytes. Other files are not looked at."""
+    as its header says. start: the file's first bytes; voxels: what was read from it, if it could be. Other files are
+    not looked at."""
     if start.startswith(b"NRRD"):
-        _check_nrrd(path)
-    elif path.suffix.lower() in (".mha", ".mhd"):
+        if voxels is None or not _ends_with(path, zlib.crc32, voxels, "<u4", -8):
+            _check_nrrd(path)
+    elif path.suffix.lower() in (".mha", ".mhd") and (
+        voxels is None or not _ends_with(path, zlib.adler32, voxels, ">u4", -4)
+    ):
         _check_meta(path)
+
+
+def _ends_with(path: Path, checksum: Callable[[bytes], int], voxels: np.ndarray, kind: str, place: int) -> bool:
+    """Whether a file ends with the checksum of its voxels, as gzip and zlib write it: then all of them are as they
+    were, and it need not be unpacked a second time."""
+    with path.open("rb") as file:
+        if path.stat().st_size < -place:
+            return False
+        file.seek(place, 2)
+        stored = int(np.frombuffer(file.read(4), kind)[0])
+    return checksum(np.ascontiguousarray(voxels).reshape(-1).view(np.uint8).data) == stored  # type: ignore[arg-type]
 
 
 def _check_nrrd(path: Path) -> None:

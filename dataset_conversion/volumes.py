@@ -40,13 +40,12 @@ def _read(path: Path, prefer: str | None, fix_shear: bool, stacked: bool) -> tup
         start = first_bytes(path)
         if is_nifti(start) or path.name.lower().endswith((".nii", ".nii.gz")):
             return read_nifti(path, start, prefer, fix_shear, stacked)
-        check_packed(path, start)
-        return (_read_other(path, fix_shear),)
+        return (_read_other(path, start, fix_shear),)
     except OSError as error:
         raise UnreadableError(path, f"cannot be read: {error.strerror or error}") from None
 
 
-def _read_other(path: Path, fix_shear: bool) -> Volume:
+def _read_other(path: Path, start: bytes, fix_shear: bool) -> Volume:
     """Any format of SimpleITK; NRRD files that it refuses are read by pynrrd."""
     repairs: list[str] = []
     reader = sitk.ImageFileReader()
@@ -62,7 +61,9 @@ def _read_other(path: Path, fix_shear: bool) -> Volume:
         direction = np.array(image.GetDirection()).reshape(image.GetDimension(), -1)
         origin, components = np.array(image.GetOrigin()), image.GetNumberOfComponentsPerPixel()
         shape = image.GetSize()
+        check_packed(path, start, array)
     except RuntimeError as error:
+        check_packed(path, start)
         if path.suffix.lower() not in (".nrrd", ".nhdr"):
             lines = [line for line in str(error).splitlines() if line.strip()]
             raise UnreadableError(path, f"SimpleITK cannot read it: {lines[-1].strip() if lines else ''}") from None
