@@ -76,7 +76,7 @@ def run(options: argparse.Namespace) -> int:
         return _back(options)
     if options.i is None:
         raise ValueError("-i DOWNLOAD is missing: the folder of the download")
-    raw = _raw(options.o)
+    raw = _utf8(_raw(options.o))
     jobs = min(MOST_JOBS, os.cpu_count() or 1) if options.jobs is None else options.jobs
     if jobs < 1:
         raise ValueError(f"--jobs: expected at least 1, not {jobs}")
@@ -151,7 +151,7 @@ def _back(options: argparse.Namespace) -> int:
 
     if options.year is None or options.o is None:
         raise ValueError("--back needs --year (of the challenge) and -o FOLDER")
-    n = convert_back(options.back, options.o, options.year, options.label_order)
+    n = convert_back(options.back, _utf8(options.o), options.year, options.label_order)
     print(f"{n} predictions in the labels of BraTS {options.year}: {options.o}")
     return 0
 
@@ -161,7 +161,7 @@ def _make_example(kind: str, folder: str) -> int:
 
     if kind not in EXAMPLES:
         raise ValueError(f"--make-example {kind}: unknown; one of {', '.join(EXAMPLES)}")
-    target = Path(folder)
+    target = _utf8(Path(folder))
     if target.exists() and any(target.iterdir()):
         raise ValueError(f"--make-example {folder}: is there already and not empty")
     if kind.startswith("asoca"):
@@ -180,6 +180,15 @@ def _raw(given: Path | None) -> Path:
     if not known:
         raise ValueError("-o FOLDER is missing, and the environment variable nnUNet_raw is not set")
     return Path(known)
+
+
+def _utf8(path: Path) -> Path:
+    """A folder to write into. Raises ValueError for a name at which SimpleITK would end the process."""
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{printable(str(path))}: its name is not UTF-8; choose another folder") from None
+    return path
 
 
 def main(arguments: list[str] | None = None) -> int:

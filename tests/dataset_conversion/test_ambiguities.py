@@ -225,6 +225,25 @@ def test_the_report_of_odd_names_can_be_written(tmp_path: Path) -> None:
     assert "M\\\\udcfcller_7.nrrd: its name is not UTF-8" in text
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["asoca", "-i", "d", "-o", "M\udcfcller"],
+        ["brats", "--back", "d", "--year", "2021", "-o", "M\udcfcller"],
+        ["--make-example", "asoca", "M\udcfcller"],
+    ],
+)
+def test_folders_to_write_into_whose_name_is_no_utf8(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """SimpleITK ends the process at such a name."""
+    asoca_tree(tmp_path / "d")
+    monkeypatch.chdir(tmp_path)
+    assert main(command) == 2
+    assert "M\\udcfcller: its name is not UTF-8; choose another folder" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["d"]
+
+
 @pytest.mark.parametrize("where", ["nowhere", "file"])
 def test_a_download_that_is_no_folder(where: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("x")
