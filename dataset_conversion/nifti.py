@@ -105,8 +105,8 @@ def read_nifti(path: Path, start: bytes, prefer: str | None, fix_shear: bool, st
     affine = _in_mm(path, image, affine, sizes, repairs)
     affine = perpendicular(path, affine, fix_shear, repairs)
     grid = geometry(shape, RAS_TO_LPS @ affine)
-    if array.ndim == 4:
-        return tuple(Volume(array[..., k].T, grid, tuple(repairs)) for k in range(array.shape[-1]))
+    if stacked and array.ndim > 3:
+        return tuple(Volume(channel.T, grid, tuple(repairs)) for channel in np.moveaxis(array, -1, 0))
     scaled = image.header.get_slope_inter() not in ((None, None), (1.0, 0.0), (1.0, None))
     copyable = not repairs and packed and path.name.endswith(".nii.gz") and not scaled and image.ndim == 3
     return (Volume(array.T, grid, tuple(repairs), copyable),)

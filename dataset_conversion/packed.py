@@ -37,23 +37,20 @@ def check_packed(path: Path, start: bytes, voxels: np.ndarray | None = None) -> 
     as its header says. start: the file's first bytes; voxels: what was read from it, if it could be. Other files are
     not looked at."""
     if start.startswith(b"NRRD"):
-        if voxels is None or not _ends_with(path, zlib.crc32, voxels, "<u4", -8):
+        if voxels is None or not _ends_with_checksum(path, voxels):
             _check_nrrd(path)
-    elif path.suffix.lower() in (".mha", ".mhd") and (
-        voxels is None or not _ends_with(path, zlib.adler32, voxels, ">u4", -4)
-    ):
+    elif path.suffix.lower() in (".mha", ".mhd"):
         _check_meta(path)
 
 
-def _ends_with(path: Path, checksum: Callable[[bytes], int], voxels: np.ndarray, kind: str, place: int) -> bool:
-    """Whether a file ends with the checksum of its voxels, as gzip and zlib write it: then all of them are as they
-    were, and it need not be unpacked a second time."""
+def _ends_with_checksum(path: Path, voxels: np.ndarray) -> bool:
+    """Whether a file ends with the checksum of its voxels, as gzip writes it: then all of them are as they were, and
+    it need not be unpacked a second time."""
     with path.open("rb") as file:
-        if path.stat().st_size < -place:
-            return False
-        file.seek(place, 2)
-        stored = int(np.frombuffer(file.read(4), kind)[0])
-    return checksum(np.ascontiguousarray(voxels).reshape(-1).view(np.uint8).data) == stored  # type: ignore[arg-type]
+        file.seek(max(0, path.stat().st_size - 8))
+        stored = int.from_bytes(file.read(4), "little")
+    whole = np.ascontiguousarray(voxels).reshape(-1)
+    return zlib.crc32(whole.view(np.uint8).data) == stored
 
 
 def _check_nrrd(path: Path) -> None:
