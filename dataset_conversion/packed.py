@@ -6,6 +6,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import math
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,15 +33,33 @@ META_BYTES = {
 }  # fmt: skip
 
 
-def check_packed(path: Path, start: bytes, voxels: np.ndarray | None = None) -> None:
-    """Raises UnreadableError for a NRRD or MetaImage file whose compressed voxels are damaged, cut off or not as many
-    as its header says. start: the file's first bytes; voxels: what was read from it, if it could be. Other files are
-    not looked at."""
+def is_meta(path: Path) -> bool:
+    """Whether SimpleITK takes a file for a MetaImage"""
+    return path.suffix.lower() in (".mha", ".mhd")
+
+
+def check_voxels(path: Path, start: bytes, voxels: np.ndarray, checksum: int | None) -> None:
+    """Raises UnreadableError if what SimpleITK read of a NRRD or MetaImage file is not what is stored. start: the
+    file's first bytes; checksum: of `unpacked`, where that was called before."""
     if start.startswith(b"NRRD"):
-        if voxels is None or not _ends_with_checksum(path, voxels):
-            _check_nrrd(path)
-    elif path.suffix.lower() in (".mha", ".mhd"):
-        _check_meta(path)
+        if _ends_with_checksum(path, voxels):
+            return
+        checksum = unpacked(path, start)
+    if checksum is not None and checksum not in (_crc(voxels), _crc(voxels.byteswap())):
+        raise UnreadableError(path, "SimpleITK reads other voxels than its compressed data hold; is its header right?")
+
+
+def unpacked(path: Path, start: bytes) -> int | None:
+    """Checksum of the unpacked voxels of a NRRD or MetaImage file, None if they are not compressed. Raises
+    UnreadableError where they are damaged, cut off or not as many as the header says, and for MetaImage headers at
+    which SimpleITK may end the process."""
+    if start.startswith(b"NRRD"):
+        return _check_nrrd(path)
+    return _check_meta(path) if is_meta(path) else None
+
+
+def _crc(voxels: np.ndarray) -> int:
+    return zlib.crc32(np.ascontiguousarray(voxels).reshape(-1).view(np.uint8).data)
 
 
 def _ends_with_checksum(path: Path, voxels: np.ndarray) -> bool:
@@ -49,17 +68,16 @@ def _ends_with_checksum(path: Path, voxels: np.ndarray) -> bool:
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - 8))
         stored = int.from_bytes(file.read(4), "little")
-    whole = np.ascontiguousarray(voxels).reshape(-1)
-    return zlib.crc32(whole.view(np.uint8).data) == stored
+    return _crc(voxels) == stored
 
 
-def _check_nrrd(path: Path) -> None:
+def _check_nrrd(path: Path) -> int | None:
     with path.open("rb") as file:
         fields, lines = _nrrd_header(file)
         place = file.tell()
     encoding = fields.get("encoding", "").lower()
     if encoding not in ("gz", "gzip", "bz2", "bzip2"):
-        return
+        return None
     unpack = _gunzipped if encoding.startswith("gz") else _bunzipped
     where = fields.get("data file", fields.get("datafile"))
     if where is None:
@@ -69,9 +87,10 @@ def _check_nrrd(path: Path) -> None:
     else:
         data, place = path.parent / where, 0
     expected = _product(fields.get("sizes", ""), NRRD_BYTES.get(fields.get("type", "").lower()))
-    if expected is not None and fields.get("byte skip", fields.get("byteskip", "0")).strip() not in ("0", "-1"):
-        expected = None
-    _count(path, data, place, unpack, expected, int(lines) if lines.isdigit() else 0)
+    skips = fields.get("byte skip", fields.get("byteskip", "0")).strip() not in ("0", "-1")
+    line_skip = int(lines) if lines.isdigit() else 0
+    checksum = _count(path, data, place, unpack, None if skips else expected, line_skip)
+    return None if skips else checksum
 
 
 def _nrrd_header(file: IO[bytes]) -> tuple[dict[str, str], str]:
@@ -87,7 +106,7 @@ def _nrrd_header(file: IO[bytes]) -> tuple[dict[str, str], str]:
     return fields, fields.get("line skip", fields.get("lineskip", "0"))
 
 
-def _check_meta(path: Path) -> None:
+def _check_meta(path: Path) -> int | None:
     fields: dict[str, str] = {}
     with path.open("rb") as file:
         while line := file.readline(LONGEST_HEADER):
@@ -98,17 +117,25 @@ def _check_meta(path: Path) -> None:
             if name.strip().lower() == "elementdatafile":
                 break
         place = file.tell()
+    sizes = fields.get("dimsize", "").split()
+    if fields.get("ndims") != "3" or len(sizes) != 3 or not all(re.fullmatch("[0-9]{1,9}", n) for n in sizes):
+        raise UnreadableError(path, f"its header says {' x '.join(sizes) or 'no'} voxels; expected three axes")
+    if fields.get("elementnumberofchannels", "1") != "1":
+        raise UnreadableError(path, "several values per voxel; expected one")
+    expected = _product(fields["dimsize"], META_BYTES.get(fields.get("elementtype", "").lower()))
+    if expected is None or "elementdatafile" not in fields:
+        raise UnreadableError(path, "damaged: its header lacks ElementType or ElementDataFile")
+    where = fields["elementdatafile"]
     if fields.get("compresseddata", "").lower()[:1] not in ("t", "1"):
-        return
-    where = fields.get("elementdatafile", "LOCAL")
-    if where.upper() == "LIST" or "%" in where:
+        return None
+    if where.upper() == "LIST" or "%" in where or not where:
         raise UnreadableError(path, "compressed voxels in several files; save it as one .mha file")
-    data = path if where.upper() == "LOCAL" else path.parent / where
-    channels = fields.get("elementnumberofchannels", "1")
-    expected = _product(
-        f"{fields.get('dimsize', '')} {channels}", META_BYTES.get(fields.get("elementtype", "").lower())
-    )
-    _count(path, data, place if data == path else 0, _inflated, expected)
+    data, place = (path, place) if where.upper() == "LOCAL" else (path.parent / where, 0)
+    checksum = _count(path, data, place, _inflated, expected)
+    stored, there = fields.get("compresseddatasize", ""), data.stat().st_size - place
+    if stored != str(there):
+        raise UnreadableError(path, f"damaged: its header says {stored or 'no'} compressed bytes; it has {there}")
+    return checksum
 
 
 def _product(numbers: str, size: int | None) -> int | None:
@@ -123,18 +150,20 @@ def _count(
     path: Path,
     data: Path,
     place: int,
-    unpack: Callable[[IO[bytes]], Iterator[int]],
+    unpack: Callable[[IO[bytes]], Iterator[bytes]],
     expected: int | None,
     lines: int = 0,
-) -> None:
+) -> int:
+    """Unpacks all; the checksum. Raises UnreadableError if that fails or gives another number of bytes."""
     try:
         with data.open("rb") as file:
             file.seek(place)
             for _ in range(lines):
                 file.readline(LONGEST_HEADER)
-            length = 0
-            for n in unpack(file):
-                length += n
+            length = checksum = 0
+            for block in unpack(file):
+                length += len(block)
+                checksum = zlib.crc32(block, checksum)
                 if expected is not None and length > expected:
                     break
     except EOFError:
@@ -149,26 +178,27 @@ def _count(
         raise UnreadableError(
             path, f"damaged: its header says {expected} bytes of voxels; its compressed data have {more}"
         )
+    return checksum
 
 
-def _gunzipped(file: IO[bytes]) -> Iterator[int]:
+def _gunzipped(file: IO[bytes]) -> Iterator[bytes]:
     with gzip.open(file) as unpacked:
         while block := unpacked.read(BLOCK):
-            yield len(block)
+            yield block
 
 
-def _bunzipped(file: IO[bytes]) -> Iterator[int]:
+def _bunzipped(file: IO[bytes]) -> Iterator[bytes]:
     with bz2.open(file) as unpacked:
         while block := unpacked.read(BLOCK):
-            yield len(block)
+            yield block
 
 
-def _inflated(file: IO[bytes]) -> Iterator[int]:
+def _inflated(file: IO[bytes]) -> Iterator[bytes]:
     """zlib, or gzip, which MetaIO reads too"""
     unpack = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
     while not unpack.eof:
         block = unpack.unconsumed_tail or file.read(BLOCK)
-        made = len(unpack.decompress(block, BLOCK))
+        made = unpack.decompress(block, BLOCK)
         if not block and not made and not unpack.eof:
             raise EOFError
         yield made

@@ -12,7 +12,7 @@ import SimpleITK as sitk
 
 from dataset_conversion.grid import MOST_VOXELS, UnreadableError, Volume, geometry, perpendicular
 from dataset_conversion.nifti import first_bytes, is_nifti, read_nifti
-from dataset_conversion.packed import check_packed
+from dataset_conversion.packed import check_voxels, is_meta, unpacked
 
 SINGULAR = 1e-6
 """Volume that unit vectors along the axes span, up to which they count as lying in one plane"""
@@ -48,6 +48,7 @@ def _read(path: Path, prefer: str | None, fix_shear: bool, stacked: bool) -> tup
 def _read_other(path: Path, start: bytes, fix_shear: bool) -> Volume:
     """Any format of SimpleITK; NRRD files that it refuses are read by pynrrd."""
     repairs: list[str] = []
+    checksum = unpacked(path, start) if is_meta(path) else None
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
@@ -61,9 +62,9 @@ def _read_other(path: Path, start: bytes, fix_shear: bool) -> Volume:
         direction = np.array(image.GetDirection()).reshape(image.GetDimension(), -1)
         origin, components = np.array(image.GetOrigin()), image.GetNumberOfComponentsPerPixel()
         shape = image.GetSize()
-        check_packed(path, start, array)
+        check_voxels(path, start, array, checksum)
     except RuntimeError as error:
-        check_packed(path, start)
+        unpacked(path, start)
         if path.suffix.lower() not in (".nrrd", ".nhdr"):
             lines = [line for line in str(error).splitlines() if line.strip()]
             raise UnreadableError(path, f"SimpleITK cannot read it: {lines[-1].strip() if lines else ''}") from None

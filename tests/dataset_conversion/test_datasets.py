@@ -337,6 +337,12 @@ def test_folds_keep_patients_together_and_strata_balanced(people: list[tuple[int
         assert max(sizes) - min(sizes) <= 1
 
 
+def test_folds_are_those_of_earlier_versions() -> None:
+    """Models of two versions can be compared only on the same folds."""
+    folds = splits.folds([Case(f"c{k}", (), None) for k in range(7)])
+    assert [fold["val"] for fold in folds] == [["c4", "c6"], ["c3", "c5"], ["c0"], ["c2"], ["c1"]]
+
+
 def test_simpleitk_sees_the_same_geometry(tmp_path: Path) -> None:
     root = asoca_tree(tmp_path / "d")
     convert(find_asoca(root, keep_padding=True), tmp_path / "raw", Options())

@@ -19,6 +19,8 @@ from tests.dataset_conversion.trees import described, generic_tree
 BRAIN = {"background": 0, "whole": [1, 2, 3], "core": [1, 3], "enhancing": [3]}
 WRONG = {
     "negative id": ({"id": -5}, "id -5; expected a whole number from 1 to 999"),
+    "id 0": ({"id": 0}, "id 0; expected a whole number from 1 to 999"),
+    "id 1000": ({"id": 1000}, "id 1000; expected a whole number from 1 to 999"),
     "huge id": ({"id": 10**30}, "expected a whole number from 1 to 999"),
     "id as text": ({"id": "530"}, "id '530'"),
     "id true": ({"id": True}, "id True"),

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from dataset_conversion.workers import in_processes
 from tests.dataset_conversion.trees import described, generic_tree, hashes
 
 SCRIPT = """
@@ -116,3 +117,9 @@ def test_terminated_or_killed_it_leaves_no_worker(phase: str, how: signal.Signal
     resume = ["--resume"] if phase == "writing" else []
     assert subprocess.run([*command, *resume], capture_output=True, check=False).returncode == 0
     assert {p.name for p in (tmp_path / "raw").iterdir()} == {"Dataset530_Trial"}
+
+
+def test_results_of_several_processes_come_in_order() -> None:
+    told: list[int] = []
+    assert in_processes(abs, [-3, 1, -2, 5], 2, str, lambda: told.append(1)) == [3, 1, 2, 5]
+    assert len(told) == 4

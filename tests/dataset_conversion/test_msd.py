@@ -143,7 +143,7 @@ def test_halves_of_cases_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert f"prostate_01: {task / 'labelsTr' / 'prostate_01.nii.gz'}: a label without image" in told
     assert "prostate_02: no label" in told
     assert "prostate_03: " in told
-    assert "in its dataset.json, but neither image nor label" in told
+    assert told.count("in its dataset.json, but neither image nor label") == 1
     assert "the test image prostate_05 of its dataset.json is not there" in told
 
 

@@ -336,3 +336,31 @@ def test_a_name_that_is_no_utf8_is_refused(tmp_path: Path, capfd: pytest.Capture
     assert "its name is not UTF-8" in told
     assert "a label without image" in told
     assert not (tmp_path / "raw").exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (rb"CompressedDataSize = \d+", b"CompressedDataSize = 9", "its header says 9 compressed bytes"),
+        (rb"CompressedDataSize = \d+\n", b"", "its header says no compressed bytes"),
+        (rb"NDims = 3", b"NDims = 99", "expected three axes"),
+        (rb"DimSize = 16 20 12", b"DimSize = -1 20 12", "expected three axes"),
+        (rb"ElementType = MET_SHORT", b"ElementType = x", "lacks ElementType"),
+    ],
+)
+def test_meta_image_headers_that_mislead_simpleitk(old: bytes, new: bytes, message: str, tmp_path: Path) -> None:
+    """It reads other voxels without a word, or ends the process."""
+    path = tmp_path / "x.mha"
+    path.write_bytes(re.sub(old, new, _volume(path), count=1))
+    with pytest.raises(UnreadableError, match=message):
+        read(path)
+
+
+def test_voxels_that_simpleitk_reads_wrongly_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("x.nrrd", "x.mha"):
+        path = tmp_path / name
+        _volume(path)
+        with monkeypatch.context() as patched:
+            patched.setattr(sitk, "GetArrayFromImage", lambda image: np.zeros((12, 20, 16), np.int16))
+            with pytest.raises(UnreadableError, match="SimpleITK reads other voxels than its compressed data hold"):
+                read(path)
