@@ -8,6 +8,7 @@ from pathlib import Path
 from nnunet_mamba.checks import nnunet_folder
 from nnunet_mamba.cli.evaluate import DEFAULT_METRICS, check_quickly
 from nnunet_mamba.comparison import TESTS
+from nnunet_mamba.evaluation.empty_masks import EmptyRule
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", type=Path, metavar="DIR", help="default: comparison in the dataset's folder of results")
     parser.add_argument("-np", type=int, default=1, metavar="N", help="processes; default: 1")
     parser.add_argument("--allow_missing", action="store_true", help="compare the cases that all models have")
+    parser.add_argument("--unknown_as_background", action="store_true", help="as of nnunet-mamba evaluate")
     parser.epilog = """Writes report.html (one file, to send), report.md with pictures, scores.csv.
 
 example: nnunet-mamba compare -d 4 nnUNetTrainerSegMamba__nnUNetPlans__2d nnUNetTrainer__nnUNetPlans__2d"""
@@ -46,16 +48,19 @@ def run(options: argparse.Namespace) -> int:
     from nnunet_mamba.comparison.compare import Inputs, compare
     from nnunet_mamba.comparison.report import write_html, write_markdown
     from nnunet_mamba.datasets import dataset_name, read_dataset_json
+    from nnunet_mamba.evaluation.description import describe, ending_of
     from nnunet_mamba.evaluation.evaluate import question
     from nnunet_mamba.evaluation.masks import files_by_case
-    from nnunet_mamba.evaluation.metrics import EmptyRule
+    from nnunet_mamba.evaluation.output import writable_folder
 
     dataset = dataset_name(options.d)
     results, raw = nnunet_folder("nnUNet_results") / dataset, nnunet_folder("nnUNet_raw") / dataset
     preprocessed = nnunet_folder("nnUNet_preprocessed") / dataset
     dataset_json = read_dataset_json(dataset)
-    asked = question(dataset_json, options.metrics, EmptyRule(options.both_empty, options.one_empty))
-    ending = dataset_json["file_ending"]
+    where = f"dataset.json of {dataset}"
+    rule = EmptyRule(options.both_empty, options.one_empty)
+    asked = question(describe(dataset_json, where), options.metrics, rule, options.unknown_as_background)
+    ending = ending_of(dataset_json, where)
     if options.ref is None:
         given = [found.from_model(_model(results, name), options.f) for name in options.models]
         truth, images = preprocessed / "gt_segmentations", raw / "imagesTr"
@@ -67,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
     cases = found.common_cases(models, references, options.allow_missing)
     table = options.cohorts or (raw / FILE if (raw / FILE).is_file() else None)
     groups = Groups() if table is None else read_groups(table, cases)
-    out = (options.o or results / "comparison").resolve()
+    out = writable_folder((options.o or results / "comparison").resolve())
     pictures = {} if images is None else files_by_case(images, f"_0000{ending}")
     inputs = Inputs(dataset, models, references, pictures, cases, groups, asked, options.test, out.parent / "energy")
     report = compare(inputs, out, options.np)

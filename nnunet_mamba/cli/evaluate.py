@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
+import sys
+from difflib import get_close_matches
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nnunet_mamba.evaluation.empty_masks import EmptyRule
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from nnunet_mamba.evaluation.description import Description
+    from nnunet_mamba.evaluation.evaluate import Pairs
 
 METRICS = ("Dice", "IoU", "HD95", "HD95area", "HD", "ASSD", "NSD1", "clDice", "LesionDice", "LesionHD95", "Volume",
            "VolumeDifference")  # fmt: skip
 DEFAULT_METRICS = ("Dice", "IoU", "HD95", "ASSD", "NSD1")
+MOST_SHOWN = 20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-ref", required=True, type=Path, metavar="DIR", help="reference segmentations")
     parser.add_argument("-pred", required=True, type=Path, metavar="DIR", help="predictions, with the same file names")
     parser.add_argument("-djfile", type=Path, metavar="dataset.json", help="labels or regions; default: beside the "
-                        "predictions, as nnUNetv2_predict leaves it")  # fmt: skip
+                        "predictions, as nnUNetv2_predict leaves it; without one, the values found")  # fmt: skip
     parser.add_argument("-metrics", nargs="+", default=list(DEFAULT_METRICS), metavar="NAME",
                         help="Dice IoU HD95 HD95area HD ASSD NSD1 (at 1 mm; NSD2, NSD0.5, ...) clDice LesionDice "
                         f"LesionHD95 Volume VolumeDifference; default: {' '.join(DEFAULT_METRICS)}")  # fmt: skip
@@ -28,42 +39,99 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "the folder of predictions")  # fmt: skip
     parser.add_argument("-np", type=int, default=1, metavar="N", help="processes; default: 1")
     parser.add_argument("--allow_missing", action="store_true", help="leave references without prediction out")
+    parser.add_argument("--unknown_as_background", action="store_true", help="count label values that dataset.json "
+                        "does not have as background; default: a pair with such values is not scored")  # fmt: skip
     parser.epilog = "example: nnunet-mamba evaluate -ref labelsTs -pred OUT -metrics Dice HD95 NSD2 clDice -np 4"
 
 
 def check_quickly(options: argparse.Namespace) -> None:
     """What is wrong without a look at any image, said before torch is imported. Raises ValueError."""
-    unknown = [name for name in options.metrics if name not in METRICS and not re.fullmatch(r"NSD\d+(\.\d+)?", name)]
+    unknown = [n for n in options.metrics if n not in METRICS and not re.fullmatch(r"NSD\d{1,6}(\.\d{1,6})?", n)]
     if unknown:
-        raise ValueError(f"metric {unknown[0]!r}; expected some of {', '.join(METRICS)}, NSD2, NSD0.5, ...")
+        known = {name.lower(): name for name in METRICS}
+        near = get_close_matches(unknown[0].lower(), known, 1)
+        hint = f". Did you mean {known[near[0]]}?" if near else ""
+        raise ValueError(f"metric {unknown[0]!r}; expected some of {', '.join(METRICS)}, NSD2, NSD0.5, ...{hint}")
     if options.np < 1:
         raise ValueError(f"-np {options.np}; expected a number of processes")
+    EmptyRule(options.both_empty, options.one_empty)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Returns 0. Raises ValueError for folders that do not fit together."""
+    """Returns 0, or 2 if some pairs could not be scored. Raises ValueError for folders that do not fit together."""
     check_quickly(options)
-    description = options.djfile or options.pred / "dataset.json"
-    if not description.is_file():
-        raise ValueError(f"{description}: no such file; name the dataset.json with the labels: -djfile FILE")
-    from nnunet_mamba.evaluation.evaluate import Pairs, as_markdown, evaluate, question, report, write_json
-    from nnunet_mamba.evaluation.metrics import EmptyRule
+    _check_folders(options)
+    from nnunet_mamba.evaluation.evaluate import as_markdown, evaluate, question, report
+    from nnunet_mamba.evaluation.output import keep_other_results, writable_folder, write_csv, write_json
 
-    dataset_json = json.loads(description.read_text(encoding="utf-8"))
-    asked = question(dataset_json, options.metrics, EmptyRule(options.both_empty, options.one_empty))
-    pairs = Pairs.find(options.ref, options.pred, dataset_json["file_ending"])
+    description, pairs = _what_to_score(options)
+    asked = question(
+        description, options.metrics, EmptyRule(options.both_empty, options.one_empty), options.unknown_as_background
+    )
     missing = pairs.without_prediction
     if missing and not options.allow_missing:
         raise ValueError(
             f"{len(missing)} of {len(missing) + len(pairs.pairs)} references have no prediction, {missing[0]} for "
             "instance. A mean without them would be of easier or other cases; to have it all the same: --allow_missing"
         )
-    table = evaluate(pairs, asked, options.np)
-    folder = options.o or options.pred
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "evaluation.json", report(table, pairs, asked))
-    table.to_csv(folder / "evaluation.csv")
-    print(as_markdown(table, asked))
-    print(f"\n{len(pairs.pairs)} cases, {len(missing)} without prediction, {len(pairs.without_reference)} predictions "
+    folder = writable_folder(options.o or options.pred)
+    result = evaluate(pairs, asked, options.np)
+    if result.table.empty:
+        _tell_not_scored(result.not_scored)
+        raise ValueError(f"none of {len(pairs.pairs)} pairs could be scored; nothing is written")
+    print(as_markdown(result.table, asked))
+    content = report(result, pairs, asked)
+    kept = keep_other_results(folder, content)
+    write_json(folder / "evaluation.json", content)
+    write_csv(folder / "evaluation.csv", result.table)
+    for line in (*_first([n for notes in result.notes.values() for n in notes]), *kept):
+        print(line)
+    scored = len(pairs.pairs) - len(result.not_scored)
+    print(f"\n{scored} cases, {len(missing)} without prediction, {len(pairs.without_reference)} predictions "
           f"without reference. Per case: {folder / 'evaluation.csv'}; rules: evaluation.json")  # fmt: skip
+    if result.not_scored:
+        _tell_not_scored(result.not_scored)
+        print(f"nnunet-mamba evaluate: {len(result.not_scored)} of {len(pairs.pairs)} pairs could not be scored; the "
+              "numbers above are without them", file=sys.stderr)  # fmt: skip
+        return 2
     return 0
+
+
+def _check_folders(options: argparse.Namespace) -> None:
+    for name, folder in (("-ref", options.ref), ("-pred", options.pred)):
+        if not folder.is_dir():
+            raise ValueError(f"{name} {folder}: {'a file, not a folder' if folder.exists() else 'no such folder'}")
+    if options.ref.resolve() == options.pred.resolve():
+        raise ValueError(f"-ref and -pred are the same folder, {options.ref}; every score would be perfect")
+    if options.djfile is not None and not options.djfile.is_file():
+        raise ValueError(f"-djfile {options.djfile}: no such file; expected the dataset.json with the labels")
+
+
+def _what_to_score(options: argparse.Namespace) -> tuple[Description, Pairs]:
+    """By the dataset.json; what that does not say, or where there is none, by what is in the folders"""
+    from nnunet_mamba.evaluation.description import describe, read_object
+    from nnunet_mamba.evaluation.evaluate import Pairs
+    from nnunet_mamba.evaluation.found_values import found_ending, found_labels
+
+    path = options.djfile or options.pred / "dataset.json"
+    if path.is_file():
+        description = describe(read_object(path), path)
+        ending = description.ending or found_ending(options.ref, options.pred)
+        if not description.ending:
+            print(f"{path} has no file_ending; scored are *{ending} files")
+        return description, Pairs.find(options.ref, options.pred, ending)
+    pairs = Pairs.find(options.ref, options.pred, found_ending(options.ref, options.pred))
+    description, lines = found_labels(pairs.pairs, options.np)
+    print(f"No {path}: scored are the values found, each as a label (-djfile FILE for names and regions)")
+    print("\n".join(lines))
+    return description, pairs
+
+
+def _tell_not_scored(reasons: Mapping[str, str]) -> None:
+    for line in _first([f"not scored: {case!r}: {reason}" for case, reason in reasons.items()]):
+        print(line, file=sys.stderr)
+
+
+def _first(lines: list[str]) -> list[str]:
+    more = len(lines) - MOST_SHOWN
+    return [*lines[:MOST_SHOWN], *([f"and {more} more, in evaluation.json"] if more > 0 else [])]

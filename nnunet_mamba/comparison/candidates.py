@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+from nnunet_mamba.evaluation.description import ending_of, read_object
 from nnunet_mamba.evaluation.masks import files_by_case
 
 
@@ -33,7 +32,7 @@ def from_model(folder: Path, folds: Sequence[int] | None) -> Candidate:
     if not (folder / "dataset.json").is_file():
         others = sorted(p.parent.name for p in folder.parent.glob("*__*__*/plans.json"))
         raise ValueError(f"{folder}: no trained model there. Beside it: {', '.join(others) or 'none'}")
-    ending = _json(folder / "dataset.json")["file_ending"]
+    ending = ending_of(read_object(folder / "dataset.json"), folder / "dataset.json")
     numbers = finished_folds(folder) if folds is None else list(folds)
     if not numbers:
         raise ValueError(f"{folder}: no fold has finished its validation")
@@ -112,7 +111,3 @@ def common_cases(candidates: Sequence[Candidate], references: Mapping[str, Path]
     if not common:
         raise ValueError(f"{', '.join(c.name for c in candidates)} have no case in common")
     return common
-
-
-def _json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))

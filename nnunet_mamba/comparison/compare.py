@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -14,14 +15,16 @@ from nnunet_mamba.comparison.candidates import Candidate
 from nnunet_mamba.comparison.cases import Groups
 from nnunet_mamba.comparison.differences import differences
 from nnunet_mamba.comparison.report import Report, Section, picture
-from nnunet_mamba.comparison.scores import ALL_MASKS, scores_of, with_mean
+from nnunet_mamba.comparison.scores import mean_name, scores_of, with_mean
 from nnunet_mamba.comparison.training import energy_kwh, read_fold
 from nnunet_mamba.comparison.viewer import Case, encode
 from nnunet_mamba.evaluation import metrics
-from nnunet_mamba.evaluation.evaluate import Question
+from nnunet_mamba.evaluation.evaluate import Evaluation, Question
+from nnunet_mamba.evaluation.output import write_csv
 from nnunet_mamba.evaluation.overlay import draw_overlay
 from nnunet_mamba.version import __version__
 
+MOST_SHOWN = 10
 VOLUMES = ("Volume", "VolumeDifference")
 SHOWN = {"best": 0.0, "median": 0.5, "worst": 1.0}
 """Which cases are shown: their place, from 0 to 1, when sorted from the best score down."""
@@ -45,25 +48,26 @@ class Inputs:
 def compare(inputs: Inputs, out: Path, jobs: int) -> Report:
     """Scores (kept in `out`), statistics, costs, pictures. Writes `scores.csv` with every score."""
     asked, candidates = inputs.asked, inputs.candidates
-    shown = [m for m in asked.metrics if m not in VOLUMES]
-    whole = Question(asked.masks, tuple(dict.fromkeys((*asked.metrics, *VOLUMES))), asked.rule, asked.ignore)
-    found = {
-        c.name: with_mean(scores_of(c, inputs.references, inputs.cases, whole, out / "scores", jobs))
-        for c in candidates
-    }
+    shown = [m for m in asked.metrics if m not in VOLUMES] or list(asked.metrics)
+    whole = replace(asked, metrics=tuple(dict.fromkeys((*asked.metrics, *VOLUMES))))
+    results = {c.name: scores_of(c, inputs.references, inputs.cases, whole, out / "scores", jobs) for c in candidates}
+    _all_must_be_scored(results)
+    found = {name: with_mean(result.table) for name, result in results.items()}
     _write_scores(found, out / "scores.csv")
-    masks = list(asked.masks) if len(asked.masks) == 1 else [ALL_MASKS, *asked.masks]
+    masks = list(asked.masks) if len(asked.masks) == 1 else [mean_name(list(asked.masks)), *asked.masks]
     primary = masks[0]
     drawn = [
         picture(f"distribution_{m}", f"{m}: violin, box and every case", plots.distributions(found, m, masks))
         for m in shown
     ]
-    sections = [Section("Scores", (tables.summary(found, shown, masks),), tuple(drawn))]
+    sections = [Section("Scores", (tables.summary(found, shown, masks, asked.rule),), tuple(drawn))]
     if len(candidates) > 1:
         changes = differences(found, shown, masks, inputs.groups, inputs.test)
         unit = "patient" if inputs.groups.patient else "case"
         forest = picture("differences", f"Mean paired differences of {shown[0]}", plots.forest(changes, shown[0]))
-        sections.append(Section("Paired differences", (tables.differences(changes, inputs.test, unit),), (forest,)))
+        sections.append(
+            Section("Paired differences", (tables.differences(changes, inputs.test, unit, found),), (forest,))
+        )
     of_cohort = inputs.groups.cohorts(inputs.cases)
     if of_cohort:
         sections.append(Section("Cohorts", (tables.cohorts(found, of_cohort, shown, primary),)))
@@ -74,7 +78,7 @@ def compare(inputs: Inputs, out: Path, jobs: int) -> Report:
     agreement = picture("volumes", caption, plots.volume_agreement(found, list(asked.masks)))
     sections.append(Section("Volumes", (), (agreement,)))
     sections.append(Section("Worst cases", (tables.worst_cases(found, candidates, inputs.groups, shown[0], primary),)))
-    chosen = _shown_cases(tables.per_case(found, shown[0], primary).mean(axis=1), metrics.find([shown[0]])[0])
+    chosen = _shown_cases(tables.from_best_to_worst(found, shown[0], primary))
     encoded, overlays = [], {}
     for title, case in chosen.items():
         files = Case(
@@ -88,15 +92,16 @@ def compare(inputs: Inputs, out: Path, jobs: int) -> Report:
                 overlays[f"{title}: {case}, {c.name}"] = f"pictures/{target.name}"
     definitions = (
         *((m.name + (f" ({m.unit})" if m.unit else ""), m.definition) for m in metrics.find(shown)),
-        (ALL_MASKS, "mean of a case's scores over the masks"),
-        ("empty masks", f"both: {asked.rule.both}; one, distances: {asked.rule.one}; one, overlaps: 0"),
+        *([(primary, "mean of a case's scores over the masks")] if len(masks) > 1 else []),
+        ("empty masks", str(asked.rule)),
         *((c.name, c.source) for c in candidates),
     )
     number = f"{_count(len(candidates), 'model')} on {_count(len(inputs.cases), 'case')}"
     note = f"Chosen by {shown[0]} of {primary}, averaged over the models."
+    about = (*_about(inputs), *_unknown_values(results))
     return Report(
-        f"{inputs.dataset}: {number}", _about(inputs), tuple(sections), definitions, tuple(encoded),
-        _labels(asked.masks), note, overlays,
+        f"{inputs.dataset}: {number}", about, tuple(sections), definitions, tuple(encoded),
+        _labels(asked, encoded), note, overlays,
     )  # fmt: skip
 
 
@@ -128,21 +133,43 @@ def _training(candidates: Sequence[Candidate], energy: Path | None) -> Section:
     return Section("Training", (tables.cost(records, used),), (drawn,))
 
 
-def _shown_cases(scores: pd.Series, metric: metrics.Metric) -> dict[str, str]:
-    """Title -> case; fewer where there are fewer cases"""
-    ordered = scores.dropna().sort_values(ascending=metric.best == 0.0, kind="stable").index
+def _all_must_be_scored(results: Mapping[str, Evaluation]) -> None:
+    """Raises ValueError naming the files that could not be; the others' scores are kept for the next time"""
+    reasons = list(dict.fromkeys(reason for result in results.values() for reason in result.not_scored.values()))
+    if reasons:
+        more = [f"and {len(reasons) - MOST_SHOWN} more"] if len(reasons) > MOST_SHOWN else []
+        lines = "\n  ".join([*reasons[:MOST_SHOWN], *more])
+        raise ValueError(f"{len(reasons)} pairs could not be scored; the others' scores are kept:\n  {lines}")
+
+
+def _unknown_values(results: Mapping[str, Evaluation]) -> list[str]:
+    notes = list(dict.fromkeys(n for result in results.values() for of in result.notes.values() for n in of))
+    if not notes:
+        return []
+    more = [f"and {len(notes) - MOST_SHOWN} more"] if len(notes) > MOST_SHOWN else []
+    return [f"Values that dataset.json does not have: {'; '.join([*notes[:MOST_SHOWN], *more])}."]
+
+
+def _shown_cases(ordered: Sequence[str]) -> dict[str, str]:
+    """Title -> case; fewer where there are fewer cases. ordered: from the best to the worst"""
     chosen: dict[str, str] = {}
     for title, place in SHOWN.items():
-        case = str(ordered[round(place * (len(ordered) - 1))]) if len(ordered) else ""
+        case = ordered[round(place * (len(ordered) - 1))] if ordered else ""
         if case and case not in chosen.values():
             chosen[title] = case
     return chosen
 
 
-def _labels(masks: Mapping[str, tuple[int, ...]]) -> tuple[tuple[int, str], ...]:
-    """Names of label values; a region shares its values, so they are named after all regions they belong to"""
-    values = sorted({v for of_mask in masks.values() for v in of_mask})
-    return tuple((v, " + ".join(n for n, of_mask in masks.items() if v in of_mask)) for v in values)
+def _labels(asked: Question, encoded: Sequence[Mapping[str, Any]]) -> tuple[tuple[int, str], ...]:
+    """Names of label values, and of those that no label has but a shown case.
+
+    A region shares its values, so they are named after all regions they belong to.
+    """
+    values = {v for of_mask in asked.masks.values() for v in of_mask}
+    names = {v: " + ".join(n for n, of_mask in asked.masks.items() if v in of_mask) for v in values}
+    seen = {v for case in encoded for v in case["values"]} - {0}
+    others = {v: "ignore" if v == asked.ignore else f"{v}, not in dataset.json" for v in seen - values}
+    return tuple(sorted({**names, **others}.items()))
 
 
 def _count(number: int, word: str) -> str:
@@ -150,5 +177,4 @@ def _count(number: int, word: str) -> str:
 
 
 def _write_scores(found: tables.Tables, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    pd.concat(dict(found), names=["model"]).to_csv(target)
+    write_csv(target, pd.concat(dict(found), names=["model"]))

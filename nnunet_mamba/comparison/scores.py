@@ -5,47 +5,104 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from nnunet_mamba import evaluation
 from nnunet_mamba.comparison.candidates import Candidate
-from nnunet_mamba.evaluation.evaluate import INDEX, Pairs, Question, evaluate
+from nnunet_mamba.evaluation.evaluate import EMPTY, INDEX, Evaluation, Pairs, Question, evaluate
+from nnunet_mamba.evaluation.output import write_text
+from nnunet_mamba.version import __version__
 
 ALL_MASKS = "all masks"
 """Row beside the masks: the mean over them, case by case."""
+SOME = "some"
+"""In that row: of some masks one or both are empty."""
+COMPUTED_BY = ("monai", "numpy", "scipy", "scikit-image", "surface-distance-based-measures", "torch")
 
 
 def scores_of(
     candidate: Candidate, references: Mapping[str, Path], cases: Sequence[str], asked: Question, kept: Path, jobs: int
-) -> pd.DataFrame:
-    """Cases x masks (index) by metrics. Scores in `kept` are used if nothing that they depend on has changed."""
+) -> Evaluation:
+    """Scores of all cases, those in `kept` as they are if nothing that they depend on has changed."""
     pairs = {case: (references[case], candidate.predictions[case]) for case in cases}
-    key = _key(pairs, asked)
-    table_file, key_file = kept / f"{candidate.name}.csv", kept / f"{candidate.name}.key"
-    if table_file.is_file() and key_file.is_file() and key_file.read_text(encoding="utf-8") == key:
-        return pd.read_csv(table_file, dtype={"case": str, "mask": str}).set_index(INDEX)
-    table = evaluate(Pairs(pairs, [], []), asked, jobs)
-    kept.mkdir(parents=True, exist_ok=True)
-    key_file.unlink(missing_ok=True)
-    table.to_csv(table_file)
-    key_file.write_text(key, encoding="utf-8")
-    return table
+    keys = {case: _key(pair, asked) for case, pair in pairs.items()}
+    file = kept / f"{candidate.name}.json"
+    known = _read(file, keys)
+    rest = {case: pair for case, pair in pairs.items() if case not in known}
+    not_scored: dict[str, str] = {}
+    if rest:
+        result = evaluate(Pairs(rest, [], []), asked, jobs)
+        not_scored = dict(result.not_scored)
+        for case, rows in result.table.groupby(level="case", sort=False):
+            of_masks = rows.droplevel("case").to_dict("index")
+            known[str(case)] = {"key": keys[str(case)], "rows": of_masks, "notes": result.notes.get(str(case), [])}
+        kept.mkdir(parents=True, exist_ok=True)
+        write_text(file, json.dumps(known))
+    rows = [{"case": c, "mask": mask, **known[c]["rows"][mask]} for c in sorted(known) for mask in asked.masks]
+    table = pd.DataFrame(rows, columns=[*INDEX, *asked.metrics, EMPTY]).set_index(INDEX)
+    return Evaluation(table, not_scored, {case: of["notes"] for case, of in known.items() if of["notes"]})
 
 
-def _key(pairs: Mapping[str, tuple[Path, Path]], asked: Question) -> str:
-    """Changes with the question and with any file"""
-    files = [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for pair in pairs.values() for p in pair]
-    how = [sorted(asked.masks.items()), asked.metrics, asked.rule.both, asked.rule.one, asked.ignore]
-    return hashlib.sha256(json.dumps([files, how]).encode()).hexdigest()
+def _read(file: Path, keys: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """What is still right: case -> rows of its masks, and notes"""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        return {case: kept for case, kept in content.items() if kept["key"] == keys.get(case)}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}  # none, or of another version: they are computed
+
+
+def _key(pair: tuple[Path, Path], asked: Question) -> str:
+    """Changes with the question, with either file, and with what computes the scores"""
+    files = [[str(p), *_state(p)] for p in pair]
+    known = None if asked.known is None else sorted(asked.known)
+    how = [list(asked.masks.items()), asked.metrics, asked.rule.both, asked.rule.one, asked.ignore, known,
+           asked.unknown_is_background]  # fmt: skip
+    return hashlib.sha256(json.dumps([files, how, code_version()]).encode()).hexdigest()
+
+
+def _state(path: Path) -> tuple[int, int]:
+    try:
+        return path.stat().st_size, path.stat().st_mtime_ns
+    except OSError:  # a link to nowhere, which is told when it is read
+        return 0, 0
+
+
+@cache
+def code_version() -> str:
+    """Of everything a score depends on: this package, its evaluation's own text, and the libraries it calls"""
+    sources = sorted(Path(evaluation.__path__[0]).glob("*.py"))
+    text = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
+    return " ".join([__version__, text, *(f"{name} {_installed(name)}" for name in COMPUTED_BY)])
+
+
+def _installed(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def mean_name(masks: Sequence[str]) -> str:
+    """What the mean over the masks is called: no mask has this name"""
+    name = ALL_MASKS
+    while name in masks:
+        name = f"mean of {name}"
+    return name
 
 
 def with_mean(table: pd.DataFrame) -> pd.DataFrame:
     """The table with the mean over the masks of each case below; as it is with a single mask."""
-    masks = table.index.get_level_values("mask").unique()
+    masks = list(table.index.get_level_values("mask").unique())
     if len(masks) < 2:
         return table
-    mean: Any = table.groupby(level="case", sort=False).mean()
-    mean.index = pd.MultiIndex.from_product([mean.index, [ALL_MASKS]], names=INDEX)
+    by_case = table.groupby(level="case", sort=False)
+    mean: Any = by_case[[c for c in table.columns if c != EMPTY]].mean()
+    mean[EMPTY] = by_case[EMPTY].agg(lambda of: SOME if (of != "").any() else "")
+    mean.index = pd.MultiIndex.from_product([mean.index, [mean_name(masks)]], names=INDEX)
     return pd.concat([table, mean])

@@ -13,7 +13,10 @@ from nnunet_mamba.comparison.candidates import Candidate
 from nnunet_mamba.comparison.cases import Groups
 from nnunet_mamba.comparison.differences import Difference
 from nnunet_mamba.comparison.training import FoldRecord
+from nnunet_mamba.evaluation.empty_masks import EmptyRule
+from nnunet_mamba.evaluation.evaluate import MARK, empty_in_words, set_by_rule
 from nnunet_mamba.evaluation.intervals import CONFIDENCE, mean_interval
+from nnunet_mamba.evaluation.metrics import find
 
 WORST = 5
 UNKNOWN = "-"
@@ -31,24 +34,33 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
 
 
-def summary(tables: Tables, metrics: Sequence[str], masks: Sequence[str]) -> Table:
-    """Mean ± standard deviation over cases, and the mean's interval."""
-    rows = []
+def summary(tables: Tables, metrics: Sequence[str], masks: Sequence[str], rule: EmptyRule) -> Table:
+    """Mean ± standard deviation over cases, and the mean's interval; marked where values are set for empty masks."""
+    rows, marked = [], []
     for mask in masks:
         for name, table in tables.items():
             values = table.xs(mask, level="mask")
-            rows.append(
-                (mask, name, *(_mean_with_interval(values[m]) for m in metrics), _counts(values[list(metrics)]))
-            )
+            cells = (_mean_with_interval(values, m) for m in metrics)
+            rows.append((mask, name, *cells, _counts(values[list(metrics)])))
+            if any(set_by_rule(values, m) for m in metrics):
+                marked.append(f"{mask}, {name}: {empty_in_words(values)}")
     note = f"Mean ± standard deviation over cases, and the {CONFIDENCE:.0%} bootstrap interval of the mean."
+    if marked:
+        note += f" {MARK} holds values set by rule ({rule}). {'; '.join(marked)}."
     return Table("Scores", note, ("mask", "model", *metrics, "cases"), tuple(rows))
 
 
-def differences(found: Sequence[Difference], test: str, unit: str) -> Table:
+def differences(found: Sequence[Difference], test: str, unit: str, tables: Tables) -> Table:
     """The primary question first."""
+
+    def mark(d: Difference) -> str:
+        """Whether either of the two models' means holds values set by rule"""
+        marks = (_mark(tables[name].xs(d.mask, level="mask"), d.metric) for name in (d.first, d.second))
+        return max(marks)
+
     rows = [
-        (d.mask, d.metric, f"{d.second} - {d.first}", signed(d.mean), interval(d.low, d.high), p_value(d.permutation),
-         p_value(d.wilcoxon), p_value(d.corrected), str(d.units))
+        (d.mask, d.metric, f"{d.second} - {d.first}", f"{signed(d.mean)}{mark(d)}", interval(d.low, d.high),
+         p_value(d.permutation), p_value(d.wilcoxon), p_value(d.corrected), str(d.units))
         for d in sorted(found, key=lambda d: not d.primary)
     ]  # fmt: skip
     primary = next(d for d in found if d.primary)
@@ -78,7 +90,7 @@ def cohorts(tables: Tables, cohorts_of: Mapping[str, Sequence[str]], metrics: Se
         (
             cohort,
             name,
-            *(_mean_with_interval(t.xs(mask, level="mask").loc[list(cases)][m]) for m in metrics),
+            *(_mean_with_interval(t.xs(mask, level="mask").loc[list(cases)], m) for m in metrics),
             str(len(cases)),
         )
         for cohort, cases in cohorts_of.items()
@@ -93,12 +105,18 @@ def folds(tables: Tables, candidates: Sequence[Candidate], metric: str, mask: st
     numbers = sorted({f for c in candidates for f in c.folds.values()})
     rows = []
     for candidate in candidates:
-        values = tables[candidate.name][metric].xs(mask, level="mask")
-        of_fold = values.groupby([candidate.folds[str(case)] for case in values.index]).mean()
+        rows_of_mask = tables[candidate.name].xs(mask, level="mask")
+        by_fold = rows_of_mask.groupby([candidate.folds[str(case)] for case in rows_of_mask.index])
+        of_fold = by_fold[metric].mean()
+        marks = {fold: _mark(rows, metric) for fold, rows in by_fold}
         means = [float(of_fold.get(n, math.nan)) for n in numbers]
         deviation = float(np.nanstd(means, ddof=1)) if len(means) > 1 else math.nan
         rows.append(
-            (candidate.name, *(number(m) for m in means), f"{number(float(np.nanmean(means)))} ± {number(deviation)}")
+            (
+                candidate.name,
+                *(f"{number(m)}{marks.get(n, '')}" for n, m in zip(numbers, means, strict=True)),
+                f"{number(float(np.nanmean(means)))} ± {number(deviation)}{max(marks.values(), default='')}",
+            )
         )
     note = f"{metric} of {mask}: mean of each fold's validation cases; last, mean ± standard deviation of the folds."
     return Table("Folds", note, ("model", *(f"fold {n}" for n in numbers), "folds"), tuple(rows))
@@ -142,16 +160,29 @@ def cost(records: Mapping[str, Sequence[FoldRecord]], energy_kwh: Mapping[str, f
 
 
 def worst_cases(tables: Tables, candidates: Sequence[Candidate], groups: Groups, metric: str, mask: str) -> Table:
-    """Lowest mean over the candidates first."""
+    """The worst mean over the candidates first."""
     scores = per_case(tables, metric, mask)
-    chosen = scores.mean(axis=1).sort_values().index[:WORST]
+    chosen = from_best_to_worst(tables, metric, mask)[::-1][:WORST]
     rows = []
     for case in map(str, chosen):
         fold = next((str(c.folds[case]) for c in candidates if case in c.folds), UNKNOWN)
         values = (number(float(scores.loc[case, name])) for name in tables)
         rows.append((case, groups.cohort.get(case, UNKNOWN), fold, *values))
-    note = f"{metric} of {mask}; the lowest means over the models."
+    (found,) = find([metric])
+    worst = "the volumes farthest from the true ones" if found.unit == "ml" else (
+        "the highest means" if found.best == 0.0 else "the lowest means")  # fmt: skip
+    note = f"{metric} of {mask}; {worst}{'' if found.unit == 'ml' else ' over the models'}."
     return Table("Worst cases", note, ("case", "cohort", "fold", *tables), tuple(rows))
+
+
+def from_best_to_worst(tables: Tables, metric: str, mask: str) -> list[str]:
+    """Cases by their mean over the candidates. Of volumes the one nearest to the truth is best. None without a value"""
+    (found,) = find([metric])
+    if found.unit == "ml":
+        badness = per_case(tables, "VolumeDifference", mask).abs()
+    else:
+        badness = per_case(tables, metric, mask) * (1 if found.best == 0.0 else -1)
+    return [str(case) for case in badness.mean(axis=1).dropna().sort_values(kind="stable").index]
 
 
 def per_case(tables: Tables, metric: str, mask: str) -> pd.DataFrame:
@@ -188,13 +219,17 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def _mean_with_interval(values: pd.Series) -> str:
-    known = values.dropna()
+def _mark(values: pd.DataFrame, metric: str) -> str:
+    return f" {MARK}" if set_by_rule(values, metric) else ""
+
+
+def _mean_with_interval(values: pd.DataFrame, metric: str) -> str:
+    known = values[metric].dropna()
     if known.empty:
         return UNKNOWN
     low, high = mean_interval(known.to_numpy())
     spread = "" if math.isnan(low) else f" ({low:.4g} to {high:.4g})"
-    return f"{known.mean():.4g} ± {known.std():.3g}{spread}"
+    return f"{known.mean():.4g} ± {known.std():.3g}{spread}{_mark(values, metric)}"
 
 
 def _counts(values: pd.DataFrame) -> str:

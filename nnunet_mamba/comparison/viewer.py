@@ -16,6 +16,7 @@ from PIL import Image
 
 LONGEST = 144
 """Voxels along the longest side that is shown: a page must stay small enough to send."""
+LARGEST_BYTE = 255
 MARGIN_MM = 15.0
 WINDOW = (0.5, 99.5)
 """Percentiles of the image that are black and white."""
@@ -32,7 +33,10 @@ class Case:
 
 
 def encode(case: Case) -> dict[str, Any]:
-    """JSON of the viewer: sizes along x y z (to the patient's left, back, head), mm per voxel, mosaics as PNG."""
+    """JSON of the viewer: sizes along x y z (to the patient's left, back, head), mm per voxel, mosaics as PNG.
+
+    values: label values, each at the place that stands for it in the mosaics; 0 at places that do not occur.
+    """
     truth = _oriented(case.truth)
     grid = _grid(truth, [_oriented(p) for p in case.predictions.values()])
     labels = {
@@ -45,6 +49,7 @@ def encode(case: Case) -> dict[str, Any]:
     low, high = np.percentile(picture, WINDOW)
     gray = np.clip((picture - low) / max(high - low, 1e-9) * 255, 0, 255)
     true = _resampled(truth, grid, sitk.sitkNearestNeighbor)
+    values, (true, *coded) = _coded([true, *labels.values()])
     columns = math.ceil(math.sqrt(grid.GetSize()[2]))
     return {
         "name": case.name,
@@ -52,9 +57,27 @@ def encode(case: Case) -> dict[str, Any]:
         "columns": columns,
         "mm": grid.GetSpacing()[0],
         "image": _mosaic(gray, columns),
+        "values": values,
         "truth": _mosaic(true, columns),
-        "predictions": {name: _mosaic(volume, columns) for name, volume in labels.items()},
+        "predictions": {name: _mosaic(volume, columns) for name, volume in zip(labels, coded, strict=True)},
     }
+
+
+def _coded(volumes: list[np.ndarray]) -> tuple[list[int], list[np.ndarray]]:
+    """Label values, and the volumes with their places: values as they are where a byte holds them all"""
+    whole = [np.rint(volume).astype(np.int64) for volume in volumes]
+    found = sorted({int(v) for volume in whole for v in np.unique(volume)} | {0})
+    if found[0] >= 0 and found[-1] <= LARGEST_BYTE:
+        return [v if v in found else 0 for v in range(found[-1] + 1)], whole
+    values = [0, *(v for v in found if v)][: LARGEST_BYTE + 1]  # the first is the background
+    places = {v: i for i, v in enumerate(values)}
+    return values, [_placed(volume, places) for volume in whole]
+
+
+def _placed(volume: np.ndarray, places: Mapping[int, int]) -> np.ndarray:
+    found, inverse = np.unique(volume, return_inverse=True)
+    last = max(places.values())  # of more values than a byte holds the rest look alike
+    return np.array([places.get(int(v), last) for v in found])[inverse.reshape(volume.shape)]
 
 
 def _oriented(path: Path) -> sitk.Image:

@@ -2,37 +2,41 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from nnunet_mamba import markdown
 from nnunet_mamba.evaluation import metrics
-from nnunet_mamba.evaluation.masks import files_by_case, masks_of, read_pair
-from nnunet_mamba.evaluation.metrics import EmptyRule
+from nnunet_mamba.evaluation.description import Description
+from nnunet_mamba.evaluation.each_case import of_each_case
+from nnunet_mamba.evaluation.empty_masks import BOTH, PREDICTION, REFERENCE, EmptyRule, which_is_empty
+from nnunet_mamba.evaluation.masks import files_by_case, read_pair, shown
 
 INDEX = ["case", "mask"]
+EMPTY = "empty"
+"""Column beside the metrics: which mask of the pair is empty."""
 STATISTICS = ("mean", "std", "median", "cases")
+MARK = "†"
+"""Beside a mean in which some values are set by the rule for empty masks."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked of every case."""
+    """What is asked of every case. known: values that label maps may hold, None for any."""
 
     masks: Mapping[str, tuple[int, ...]]
     metrics: tuple[str, ...]
     rule: EmptyRule
     ignore: int | None = None
+    known: frozenset[int] | None = None
+    unknown_is_background: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,76 +63,113 @@ class Pairs:
         return cls(common, [n for n in a if n not in b], [n for n in b if n not in a])
 
 
-def question(dataset_json: Mapping[str, Any], names: Sequence[str], rule: EmptyRule) -> Question:
+@dataclass(frozen=True)
+class Evaluation:
+    """table: cases x masks by metrics and `EMPTY`, sorted. not_scored: case -> why; notes: case -> unknown values."""
+
+    table: pd.DataFrame
+    not_scored: Mapping[str, str]
+    notes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+def question(
+    description: Description, names: Sequence[str], rule: EmptyRule, unknown_is_background: bool = False
+) -> Question:
     """About a dataset's labels or regions. Raises ValueError for unknown metrics."""
+    names = tuple(dict.fromkeys(names))
     metrics.find(names)
-    ignore = dataset_json["labels"].get("ignore")
-    return Question(masks_of(dataset_json["labels"]), tuple(names), rule, ignore)
+    return Question(
+        description.masks, names, rule, description.ignore, description.values, unknown_is_background
+    )  # fmt: skip
 
 
-def evaluate_case(asked: Question, item: tuple[str, tuple[Path, Path]]) -> list[dict[str, Any]]:
-    """One row per mask: case, mask, and every metric."""
-    case, (reference_path, prediction_path) = item
-    reference, prediction = read_pair(reference_path, prediction_path)
+def evaluate_case(asked: Question, item: tuple[str, tuple[Path, Path]]) -> tuple[list[dict[str, Any]], list[str]]:
+    """One row per mask: case, mask, every metric, and which mask is empty; and notes about unknown values."""
+    case, paths = item
+    reference, prediction = read_pair(*paths, asked.known, asked.unknown_is_background)
     counted = reference.labels != asked.ignore if asked.ignore is not None else True
     rows = []
     for name, values in asked.masks.items():
         p, r = (np.isin(m.labels, values) & counted for m in (prediction, reference))
         scores = {m.name: metrics.score(m, p, r, reference.spacing, asked.rule) for m in metrics.find(asked.metrics)}
-        rows.append({"case": case, "mask": name, **scores})
-    return rows
+        rows.append({"case": case, "mask": name, **scores, EMPTY: which_is_empty(bool(p.any()), bool(r.any()))})
+    both = zip(paths, (reference, prediction), strict=True)
+    return rows, [f"{path}: {shown(m.unknown)} counted as background" for path, m in both if m.unknown]
 
 
-def evaluate(pairs: Pairs, asked: Question, jobs: int = 1) -> pd.DataFrame:
-    """Cases x masks (index) by metrics (columns), sorted; the same for any number of jobs."""
-    items, one = list(pairs.pairs.items()), partial(evaluate_case, asked)
-    if min(jobs, len(items)) == 1:
-        rows = [one(item) for item in tqdm(items, desc="cases")]
-    else:
-        with ProcessPoolExecutor(min(jobs, len(items)), mp_context=get_context("spawn")) as pool:
-            rows = list(tqdm(pool.map(one, items), total=len(items), desc="cases"))
-    table = pd.DataFrame([row for case in rows for row in case]).set_index(INDEX)
-    return table.loc[[(c, m) for c in sorted(pairs.pairs) for m in asked.masks]]
+def evaluate(pairs: Pairs, asked: Question, jobs: int = 1) -> Evaluation:
+    """The same for any number of jobs. A pair that cannot be scored has its reason, and the others their scores."""
+    items = {case: (case, pairs.pairs[case]) for case in sorted(pairs.pairs)}
+    done, not_scored = of_each_case(partial(evaluate_case, asked), items, jobs)
+    rows = [row for of_case, _ in done.values() for row in of_case]
+    table = pd.DataFrame(rows, columns=[*INDEX, *asked.metrics, EMPTY]).set_index(INDEX)
+    return Evaluation(table, not_scored, {case: notes for case, (_, notes) in done.items() if notes})
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
     """Masks by metrics: mean, standard deviation, median, and how many cases have a value."""
-    groups = table.groupby(level="mask", sort=False)
+    groups = table.drop(columns=EMPTY).groupby(level="mask", sort=False)
     return pd.concat({s: getattr(groups, "count" if s == "cases" else s)() for s in STATISTICS}, axis=1)
 
 
-def report(table: pd.DataFrame, pairs: Pairs, asked: Question) -> dict[str, Any]:
+def set_by_rule(values: pd.DataFrame, metric: str) -> int:
+    """In how many of these rows the metric is not measured but set by the rule for empty masks"""
+    (found,) = metrics.find([metric])
+    return int(((values[EMPTY] != "") & values[metric].notna()).sum()) if found.has_rule else 0
+
+
+def report(result: Evaluation, pairs: Pairs, asked: Question) -> dict[str, Any]:
     """Everything, for a JSON file: rules, definitions, per case and summary. NaN is null."""
-    found = metrics.find(asked.metrics)
+    found, table = metrics.find(asked.metrics), result.table
     whole = summary(table)
+    of_mask = {mask: table.xs(mask, level="mask") for mask in asked.masks}
     return {
         "definitions": {m.name: {"unit": m.unit, "definition": m.definition} for m in found},
         "empty_masks": {"both": asked.rule.both, "one_distance": asked.rule.one},
         "masks": {name: list(values) for name, values in asked.masks.items()},
         "missing_predictions": pairs.without_prediction,
         "predictions_without_reference": pairs.without_reference,
-        "summary": {mask: {m.name: {s: _number(whole.loc[mask, (s, m.name)]) for s in STATISTICS}
+        "not_scored": dict(result.not_scored),
+        "unknown_values": dict(result.notes),
+        "summary": {mask: {m.name: {**{s: _number(whole.loc[mask, (s, m.name)]) for s in STATISTICS},
+                                    "cases_set_by_rule": set_by_rule(of_mask[mask], m.name)}
                            for m in found} for mask in asked.masks},
+        "cases_with_empty_masks": {mask: {which: [str(c) for c in rows.index[rows[EMPTY] == which]]
+                                          for which in (PREDICTION, REFERENCE, BOTH)}
+                                   for mask, rows in of_mask.items()},
         "cases": {str(case): {mask: {m.name: _number(rows.loc[(case, mask), m.name]) for m in found}
                               for mask in asked.masks} for case, rows in table.groupby(level="case")},
     }  # fmt: skip
 
 
 def as_markdown(table: pd.DataFrame, asked: Question) -> str:
-    """Means with standard deviations, a row per mask."""
+    """Means with standard deviations, a row per mask; marked where values are set by the rule for empty masks."""
     whole, found = summary(table), metrics.find(asked.metrics)
     head = ["mask", *(f"{m.name}{f' in {m.unit}' if m.unit else ''}" for m in found), "cases"]
-    rows = []
+    rows, marked = [], []
     for mask in asked.masks:
-        cells = [f"{whole.loc[mask, ('mean', m.name)]:.4g} ± {whole.loc[mask, ('std', m.name)]:.3g}" for m in found]
+        values = table.xs(mask, level="mask")
+        ruled = {m.name: set_by_rule(values, m.name) for m in found}
+        cells = [
+            f"{whole.loc[mask, ('mean', m.name)]:.4g} ± {whole.loc[mask, ('std', m.name)]:.3g}"
+            f"{f' {MARK}' if ruled[m.name] else ''}"
+            for m in found
+        ]
         counts = {int(whole.loc[mask, ("cases", m.name)]) for m in found}
         rows.append([mask, *cells, " to ".join(str(c) for c in sorted(counts))])
-    return "\n".join([markdown.table(head, rows), "", *(f"{m.name}: {m.definition}" for m in found)])
+        if any(ruled.values()):
+            marked.append(f"{mask}: {empty_in_words(values)}")
+    notes = [f"{MARK} holds values set by rule ({asked.rule}). {'; '.join(marked)}.", ""] if marked else []
+    return "\n".join([markdown.table(head, rows), "", *notes, *(f"{m.name}: {m.definition}" for m in found)])
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """With indentation; not-a-number is an error"""
-    path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+def empty_in_words(values: pd.DataFrame) -> str:
+    """`3 of 8 cases, 2 with an empty prediction, 1 with both empty`"""
+    words = {PREDICTION: "with an empty prediction", REFERENCE: "with an empty reference", BOTH: "with both empty"}
+    counts = {which: int((values[EMPTY] == which).sum()) for which in words}
+    total = int((values[EMPTY] != "").sum())
+    details = [f"{count} {words[which]}" for which, count in counts.items() if count]
+    return ", ".join([f"{total} of {len(values)} cases", *details])
 
 
 def _number(value: Any) -> float | None:

@@ -16,6 +16,7 @@ from skimage.morphology import skeletonize
 
 from nnunet_mamba.evaluation.area_weighted import INSTALL, hausdorff_of_areas
 from nnunet_mamba.evaluation.distances import average, bounding_box, hausdorff, surface_dice
+from nnunet_mamba.evaluation.empty_masks import EmptyRule as EmptyRule
 from nnunet_mamba.evaluation.lesions import lesion_scores
 from nnunet_mamba.evaluation.overlaps import dice, iou
 
@@ -36,33 +37,23 @@ class Metric:
     whole: bool = False
     """Whether the metric has rules of its own for empty masks."""
 
+    @property
+    def has_rule(self) -> bool:
+        """Whether an empty mask gives a value that is set and not measured; volumes are measured"""
+        return not self.whole or self.worst is not None
 
-@dataclass(frozen=True)
-class EmptyRule:
-    """What counts where masks are empty.
 
-    both: "best" (the best value: 1, or a distance of 0) or "nan" (the case is left out, as in nnU-Net).
-    one: distance in mm where one is empty; "nan" leaves the case out, "diagonal" is that of the image.
-    """
-
-    both: str = "best"
-    one: str = "diagonal"
-
-    def __post_init__(self) -> None:
-        if self.both not in ("best", "nan"):
-            raise ValueError(f"-both_empty {self.both}; expected best or nan")
-        if self.one not in ("nan", "diagonal") and not re.fullmatch(r"\d+(\.\d+)?", self.one):
-            raise ValueError(f"-one_empty {self.one}; expected nan, diagonal, or a distance in mm such as 374")
-
-    def value(self, metric: Metric, any_mask: bool, shape: Sequence[int], spacing: Sequence[float]) -> float:
-        """any_mask: whether one of the two is not empty"""
-        if not any_mask:
-            return metric.best if self.both == "best" else float("nan")
-        if metric.worst is not None:
-            return metric.worst
-        if self.one == "diagonal":
-            return float(np.linalg.norm(np.multiply(shape, spacing)))
-        return float(self.one)
+def value_by_rule(
+    rule: EmptyRule, metric: Metric, any_mask: bool, shape: Sequence[int], spacing: Sequence[float]
+) -> float:
+    """Of a pair of which one mask is empty, or both. any_mask: whether one is not"""
+    if not any_mask:
+        return metric.best if rule.both == "best" else float("nan")
+    if metric.worst is not None:
+        return metric.worst
+    if rule.one == "diagonal":
+        return float(np.linalg.norm(np.multiply(shape, spacing)))
+    return float(rule.one)
 
 
 def score(
@@ -72,7 +63,7 @@ def score(
     if metric.whole:
         return metric.of_two(prediction, reference, spacing)
     if not prediction.any() or not reference.any():
-        return rule.value(metric, bool(prediction.any() or reference.any()), prediction.shape, spacing)
+        return value_by_rule(rule, metric, bool(prediction.any() or reference.any()), prediction.shape, spacing)
     return metric.of_two(prediction, reference, spacing)
 
 

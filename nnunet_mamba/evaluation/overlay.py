@@ -23,6 +23,7 @@ def draw_overlay(image: Path, truth: Path, prediction: Path, target: Path) -> No
     volume, labels, predicted = (sitk.ReadImage(str(path)) for path in (image, truth, prediction))
     spacing = volume.GetSpacing()[::-1]  # z y x, mm
     voxels, reference, guess = (sitk.GetArrayFromImage(v) for v in (volume, labels, predicted))
+    reference, guess = np.rint(reference), np.rint(guess)  # as they are scored
     if not voxels.shape == reference.shape == guess.shape:
         raise ValueError(
             f"shapes differ: {image} {voxels.shape}, {truth} {reference.shape}, {prediction} {guess.shape}"
@@ -46,9 +47,14 @@ def draw_overlay(image: Path, truth: Path, prediction: Path, target: Path) -> No
             ax.set_axis_off()
         handles = [Line2D([], [], color=color, lw=2, label=f"label {value}") for value, color in colors.items()]
         figure.legend(handles=handles, loc="outside lower center", ncols=max(1, len(handles)), frameon=False)
-        figure.suptitle(f"{prediction.name}: truth filled, prediction outlined")
+        figure.suptitle(f"{literal(prediction.name)}: truth filled, prediction outlined")
         target.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(target, dpi=150)
+
+
+def literal(text: str) -> str:
+    """A name as matplotlib shows it, whatever dollars are in it: between two of them it expects mathematics"""
+    return text.replace("$", r"\$")
 
 
 def _densest_slice(mask: np.ndarray, axis: int) -> int:

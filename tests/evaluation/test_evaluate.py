@@ -130,7 +130,7 @@ def _damaged(folders: Path) -> None:
         (_elsewhere, [], r"case1.nii.gz lies elsewhere than .*: 5 mm at voxel"),
         (_other_size, [], r"case1.nii.gz: \(3, 3, 3\) voxels, but .* has \(10, 14, 12\)"),
         (_damaged, [], "case1.nii.gz cannot be read"),
-        (lambda f: (f / "pred" / "dataset.json").unlink(), [], r"dataset.json: no such file; .* -djfile FILE"),
+        (lambda f: None, ["-djfile", "nowhere.json"], r"-djfile nowhere.json: no such file; expected the dataset.json"),
         (lambda f: None, ["-metrics", "F1"], "metric 'F1'; expected some of"),
         (lambda f: None, ["-np", "0"], "-np 0; expected"),
         (lambda f: [p.unlink() for p in (f / "ref").iterdir()], [], r"ref: no \*.nii.gz files there"),

@@ -12,7 +12,7 @@
   const COLORS = [[255, 127, 14], [44, 160, 44], [31, 119, 180], [214, 39, 40], [148, 103, 189], [140, 86, 75],
                   [227, 119, 194], [188, 189, 34], [23, 190, 207], [127, 127, 127]];
   const MISSED = [80, 160, 255], FALSE = [255, 70, 70], OTHER = [255, 220, 60];
-  const colorOf = (label) => COLORS[(label - 1) % COLORS.length];
+  const colorOf = (label) => COLORS[(((label - 1) % COLORS.length) + COLORS.length) % COLORS.length];
 
   async function unpack(url, size, columns) {
     const image = new Image();
@@ -46,9 +46,9 @@
 
   let current = null, position = [0, 0, 0];
 
-  function color(mode, truth, predicted) {
-    if (mode === "prediction") return predicted ? colorOf(predicted) : null;
-    if (mode === "truth") return truth ? colorOf(truth) : null;
+  function color(mode, truth, predicted, values) {
+    if (mode === "prediction") return predicted ? colorOf(values[predicted]) : null;
+    if (mode === "truth") return truth ? colorOf(values[truth]) : null;
     if (mode !== "error" || truth === predicted) return null;
     return !predicted ? MISSED : !truth ? FALSE : OTHER;
   }
@@ -56,7 +56,7 @@
   function draw() {
     if (!current) return;
     const size = data.cases[Number(get("case").value)].size, mode = get("mode").value, alpha = Number(get("opacity").value);
-    const predicted = current.predictions[get("model").value];
+    const predicted = current.predictions[get("model").value], values = data.cases[Number(get("case").value)].values;
     const step = [1, size[0], size[0] * size[1]];
     for (const plane of PLANES) {
       const canvas = get(plane.name), width = size[plane.across], height = size[plane.down];
@@ -67,7 +67,7 @@
         const down = plane.flip ? height - 1 - row : row;
         for (let column = 0; column < width; column++, to += 4) {
           const at = start + down * step[plane.down] + column * step[plane.across];
-          const gray = current.image[at], over = color(mode, current.truth[at], predicted[at]);
+          const gray = current.image[at], over = color(mode, current.truth[at], predicted[at], values);
           for (let c = 0; c < 3; c++) picture.data[to + c] = over ? (1 - alpha) * gray + alpha * over[c] : gray;
           picture.data[to + 3] = 255;
         }

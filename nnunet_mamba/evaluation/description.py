@@ -1,0 +1,139 @@
+"""What a dataset.json says about label maps: masks, the values that may be there, and how their files' names end."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+HIGHEST = 2**31 - 1
+ENDING = re.compile(r"(\.\w+)+")
+EXAMPLE = '"labels": {"background": 0, "tumour": 1}'
+
+
+@dataclass(frozen=True)
+class Description:
+    """masks: the values of every foreground label or region; values: all that a label map may hold, None for any.
+
+    ending: what follows a case's name in a file's, such as `.nii.gz`; "" where the dataset.json does not say.
+    """
+
+    masks: Mapping[str, tuple[int, ...]]
+    values: frozenset[int] | None
+    ignore: int | None = None
+    ending: str = ""
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON file that holds an object. Raises ValueError naming the file."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_once)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: no usable JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: holds {_short(content)}; expected an object, {{...}}")
+    return content
+
+
+def describe(content: Mapping[str, Any], where: str | Path) -> Description:
+    """nnU-Net's dataset.json, or the decathlon's with `{"0": "background"}`. Raises ValueError naming `where`."""
+    try:
+        found = _values_by_name(content.get("labels"))
+        ignore = _ignore(found)
+        masks = {name: v for name, v in found.items() if name != "ignore" and set(v) != {0}}
+        if not masks:
+            raise ValueError(f"labels {_short(content['labels'])} name no foreground; expected {EXAMPLE} for instance")
+        return Description(masks, frozenset(v for of in found.values() for v in of) | {0}, ignore, _ending(content))
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def masks_of(labels: Any) -> dict[str, tuple[int, ...]]:
+    """Label values of every foreground label or region of a dataset.json, in its order."""
+    return dict(describe({"labels": labels}, "dataset.json").masks)
+
+
+def ending_of(content: Mapping[str, Any], where: str | Path) -> str:
+    """How the names of a dataset's files end. Raises ValueError where its dataset.json does not say."""
+    try:
+        ending = _ending(content)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+    if not ending:
+        raise ValueError(f'{where}: has no "file_ending"; expected ".nii.gz" for instance')
+    return ending
+
+
+def _values_by_name(labels: Any) -> dict[str, tuple[int, ...]]:
+    if not isinstance(labels, Mapping) or not labels:
+        raise ValueError(f"labels are {_short(labels)}; expected {EXAMPLE} for instance")
+    if all(name.isdecimal() for name in labels) and not any(_is_number(v) for v in labels.values()):
+        labels = _turned(labels)
+    found = {}
+    for name, value in labels.items():
+        several = isinstance(value, Sequence) and not isinstance(value, str)
+        values = tuple(_number(name, v) for v in (value if several else [value]))
+        if not values or not name.strip():
+            raise ValueError(f"label {name!r} is {_short(value)}; expected a name, and a number or a list of numbers")
+        found[name] = values
+    if "background" in found and set(found["background"]) != {0}:
+        raise ValueError(f'"background" is {_short(labels["background"])}; in nnU-Net it is 0')
+    return found
+
+
+def _turned(labels: Mapping[str, Any]) -> dict[str, str]:
+    """The decathlon's labels, value -> name, as nnU-Net's"""
+    names = list(labels.values())
+    wrong = [n for n in names if not isinstance(n, str) or names.count(n) > 1]
+    if wrong:
+        raise ValueError(f"labels {_short(labels)}: {_short(wrong[0])} is no name, or one of two labels")
+    return {name: value for value, name in labels.items()}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float, list)) or (isinstance(value, str) and value.isdecimal())
+
+
+def _number(name: str, value: Any) -> int:
+    if isinstance(value, str) and value.isdecimal() and len(value) <= 10:
+        value = int(value)
+    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+    if isinstance(value, bool) or not whole or not 0 <= value <= HIGHEST:
+        raise ValueError(f"label {name!r} is {_short(value)}; expected a whole number from 0 to {HIGHEST}")
+    return int(value)
+
+
+def _ignore(found: Mapping[str, tuple[int, ...]]) -> int | None:
+    if "ignore" not in found:
+        return None
+    value, *more = found["ignore"]
+    others = {v for name, of in found.items() if name != "ignore" for v in of}
+    if more or value == 0 or value in others:
+        raise ValueError(f'"ignore" is {_short(list(found["ignore"]))}; expected one value that no other label has')
+    return value
+
+
+def _ending(content: Mapping[str, Any]) -> str:
+    ending = content.get("file_ending", "")
+    if not isinstance(ending, str) or (ending and not ENDING.fullmatch(ending)):
+        raise ValueError(f'"file_ending" is {_short(ending)}; expected ".nii.gz" for instance')
+    return ending
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose names differ: of two alike, JSON's readers silently take the last"""
+    names = [name for name, _ in pairs]
+    twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
+    if twice is not None:
+        raise ValueError(f'"{twice}" is there twice')
+    return dict(pairs)
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,0 +1,75 @@
+"""Where results go: asked for before anything is computed, written whole, and safe to open in a spreadsheet."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""How a cell begins that spreadsheets take for a formula."""
+
+
+def writable_folder(path: Path) -> Path:
+    """The folder, made if it is not there. Raises ValueError if nothing can be written there."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise ValueError(f"-o {path}: nothing can be written there: {error.strerror or error}") from None
+    return path
+
+
+def write_text(path: Path, text: str) -> None:
+    """The file whole, or as it was. Raises ValueError if it cannot be written."""
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise ValueError(f"{path} cannot be written: {error.strerror or error}") from None
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """With indentation; not-a-number is an error"""
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def write_csv(path: Path, table: pd.DataFrame) -> None:
+    """The index's names as text: what begins like a formula gets an apostrophe before it."""
+    safe = table.copy()
+    safe.index = pd.MultiIndex.from_tuples(
+        [tuple(map(as_text, names)) for names in table.index], names=table.index.names
+    )
+    write_text(path, safe.to_csv())
+
+
+def as_text(name: Any) -> str:
+    """A name that no spreadsheet calculates"""
+    text = str(name)
+    return f"'{text}" if text.startswith(FORMULA) else text
+
+
+def keep_other_results(folder: Path, content: Mapping[str, Any]) -> list[str]:
+    """Rename an earlier evaluation of other metrics, masks or rules; lines that say so."""
+    path = folder / "evaluation.json"
+    try:
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+        same = all(earlier[key] == content[key] for key in ("definitions", "empty_masks", "masks"))
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, KeyError, TypeError):
+        same = False
+    if same:
+        return []
+    number = next(n for n in range(1, 10**6) if not (folder / f"evaluation_{n}.json").exists())
+    for ending in ("json", "csv"):
+        if (folder / f"evaluation.{ending}").is_file():
+            (folder / f"evaluation.{ending}").replace(folder / f"evaluation_{number}.{ending}")
+    return [f"An earlier evaluation of other metrics, masks or rules is kept: {folder / f'evaluation_{number}.csv'}"]
