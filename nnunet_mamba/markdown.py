@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 
@@ -9,3 +10,14 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Lines of a table; a vertical bar in a cell is escaped."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
+
+
+def plain(text: str) -> str:
+    """Text that is shown as it is, whatever names are in it: no tag, entity, link, picture, emphasis or mathematics.
+
+    A vertical bar stays: it means something in a table only, which escapes it.
+    """
+    text = re.sub(r"\s+", " ", text)
+    text = re.sub(r"&(?=#?\w+;)", "&amp;", text)
+    text = re.sub(r"<(?=[A-Za-z/!?])", "&lt;", text)
+    return re.sub(r"[\\`*\[\]$]|(?<!\w)_|_(?!\w)", r"\\\g<0>", text)

@@ -13,6 +13,7 @@ from nnunet_mamba.comparison.differences import Difference
 from nnunet_mamba.comparison.tables import Tables, per_case
 from nnunet_mamba.comparison.training import DICE, LOSSES, FoldRecord
 from nnunet_mamba.evaluation.metrics import find
+from nnunet_mamba.evaluation.overlay import literal
 
 COLORS = [matplotlib.colormaps["tab10"](i) for i in range(10)]
 PANEL = (4.2, 3.2)
@@ -44,9 +45,9 @@ def distributions(tables: Tables, metric: str, masks: Sequence[str]) -> Figure:
                     body.set_facecolor(color)
             ax.boxplot(values, positions=[place], widths=0.25, showfliers=False, medianprops={"color": "black"})
             ax.plot(place + jitter.uniform(-0.08, 0.08, len(values)), values, ".", color=color, ms=4, alpha=0.6)
-        ax.set_xticks(range(1, len(tables) + 1), list(tables), rotation=20, ha="right", fontsize=7)
+        ax.set_xticks(range(1, len(tables) + 1), list(map(literal, tables)), rotation=20, ha="right", fontsize=7)
         ax.set_ylabel(_with_unit(metric))
-        ax.set_title(mask, fontsize=10)
+        ax.set_title(literal(mask), fontsize=10)
         ax.grid(axis="y", alpha=0.3)
     return figure
 
@@ -61,7 +62,7 @@ def forest(found: Sequence[Difference], metric: str) -> Figure:
             ax.plot([d.low, d.high], [place, place], color="0.4", lw=2)
         ax.plot(d.mean, place, "o", color=COLORS[0] if d.primary else "black")
     ax.axvline(0, color="0.6", lw=1)
-    ax.set_yticks(range(len(rows)), [f"{d.second} - {d.first}, {d.mask}" for d in rows], fontsize=8)
+    ax.set_yticks(range(len(rows)), [literal(f"{d.second} - {d.first}, {d.mask}") for d in rows], fontsize=8)
     ax.invert_yaxis()
     ax.set_xlabel(f"difference of {_with_unit(metric)}, 95% interval")
     return figure
@@ -74,7 +75,7 @@ def volume_agreement(tables: Tables, masks: Sequence[str]) -> Figure:
         for color, (name, table) in zip(_cycled(len(tables)), tables.items(), strict=True):
             values = table.xs(mask, level="mask")
             difference = values["VolumeDifference"]
-            ax.plot(values["Volume"] - difference / 2, difference, ".", color=color, label=name)
+            ax.plot(values["Volume"] - difference / 2, difference, ".", color=color, label=_in_legend(name))
             mean, limit = difference.mean(), 1.96 * difference.std()
             ax.axhline(mean, color=color, lw=1)
             if limit == limit:
@@ -83,7 +84,7 @@ def volume_agreement(tables: Tables, masks: Sequence[str]) -> Figure:
         ax.axhline(0, color="0.7", lw=0.8)
         ax.set_xlabel("mean of predicted and true volume in ml")
         ax.set_ylabel("predicted - true, ml")
-        ax.set_title(mask, fontsize=10)
+        ax.set_title(literal(mask), fontsize=10)
     axes[0].legend(fontsize=7)
     return figure
 
@@ -102,13 +103,18 @@ def curves(records: Mapping[str, Sequence[FoldRecord]]) -> Figure:
                     marker = "." if len(values) <= FEW_EPOCHS else None
                     epochs = range(1, len(values) + 1)
                     grid[row, column].plot(epochs, values, color=color, ls=style, lw=1.2, label=label, marker=marker)
-        grid[0, column].set_title(name, fontsize=9)
+        grid[0, column].set_title(literal(name), fontsize=9)
         grid[1, column].set_xlabel("epoch")
     for row, kinds in enumerate((LOSSES, DICE)):
         first, second = kinds.values()
         grid[row, 0].set_ylabel(f"{first} (line),\n{second} (dots)", fontsize=8)
     grid[0, 0].legend(fontsize=7)
     return figure
+
+
+def _in_legend(name: str) -> str:
+    """Legends leave out what begins with an underscore"""
+    return literal(f" {name}" if name.startswith("_") else name)
 
 
 def _with_unit(metric: str) -> str:

@@ -91,17 +91,19 @@ def write_markdown(report: Report, target: Path) -> None:
     """The same tables and pictures; instead of the viewer one picture of each case."""
     folder = target.parent / "pictures"
     folder.mkdir(parents=True, exist_ok=True)
-    blocks = [f"# {report.title}", *report.about]
+    plain = markdown.plain  # names of models, cases and labels are in every text
+    blocks = [f"# {plain(report.title)}", *map(plain, report.about)]
     for section in report.sections:
-        blocks.append(f"## {section.title}")
+        blocks.append(f"## {plain(section.title)}")
         for table in section.tables:
             if table.title != section.title:
-                blocks.append(f"### {table.title}")
-            blocks += [table.note, markdown.table(table.head, table.rows)]
+                blocks.append(f"### {plain(table.title)}")
+            rows = [[plain(cell) for cell in row] for row in table.rows]
+            blocks += [plain(table.note), markdown.table([plain(cell) for cell in table.head], rows)]
         for shown in section.pictures:
             (folder / f"{shown.name}.svg").write_bytes(shown.svg)
-            blocks.append(f"![{shown.caption}](pictures/{shown.name}.svg)")
+            blocks.append(f"![{plain(shown.caption)}](pictures/{shown.name}.svg)")
     if report.overlays:
-        blocks += ["## Cases", *(f"{caption}\n\n![{caption}]({file})" for caption, file in report.overlays.items())]
-    blocks += ["## Definitions", "\n".join(f"- **{name}**: {text}" for name, text in report.definitions)]
+        blocks += ["## Cases", *(f"{plain(c)}\n\n![{plain(c)}]({file})" for c, file in report.overlays.items())]
+    blocks += ["## Definitions", "\n".join(f"- **{plain(name)}**: {plain(text)}" for name, text in report.definitions)]
     target.write_text("\n\n".join(blocks) + "\n", encoding="utf-8")

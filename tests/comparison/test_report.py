@@ -111,7 +111,7 @@ def test_texts_are_escaped_and_tables_alike(tmp_path: Path) -> None:
     assert text.count("</table>") == 1
     assert "note &amp; note" in text
     write_markdown(report, tmp_path / "r.md")
-    assert r"| <script> | x\|y |" in (tmp_path / "r.md").read_text()
+    assert r"| &lt;script> | x\|y |" in (tmp_path / "r.md").read_text()
 
 
 def _unpacked(sheet: str, encoded: dict[str, Any]) -> np.ndarray:
