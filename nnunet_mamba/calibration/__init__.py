@@ -7,3 +7,6 @@ label_manager.py    nnU-Net's label manager with other thresholds than one half:
 minimum_size.py     minimum component sizes: chosen, kept, applied
 model_folder.py     where a trained model keeps what is needed, and what is chosen
 """
+
+UNITS = ("voxels", "mm3")
+"""Of minimum sizes; here, where nothing heavy is imported."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +12,14 @@ from batchgenerators.utilities.file_and_folder_operations import save_pickle
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from tqdm import tqdm
 
+from nnunet_mamba.calibration import UNITS
 from nnunet_mamba.calibration.choose import Gain, best_values, gain, groups_of, held_out
 from nnunet_mamba.calibration.components import SIZES, fills, outermost_last, over_sizes, remove_small_components
 from nnunet_mamba.calibration.model_folder import Case, ModelFolder
 from nnunet_mamba.calibration.scores import METRICS, overlap
-from nnunet_mamba.evaluation.masks import masks_of
+from nnunet_mamba.evaluation.description import masks_of, read_object
+from nnunet_mamba.evaluation.masks import files_by_case
+from nnunet_mamba.evaluation.output import writable_folder
 
 STORED = "minimum_size.json"
 
@@ -41,7 +43,16 @@ class MinimumSize:
         path = model.path / STORED
         if not path.is_file():
             raise ValueError(f"{path}: no such file; choose sizes first: the same command without -i and -o")
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_object(path)
+        lists = [content.get(key) for key in ("names", "values", "sizes", "fill")]
+        if (
+            content.get("unit") not in UNITS
+            or not all(isinstance(of, list) and len(of) == len(lists[0] or ()) for of in lists)
+            or not all(isinstance(v, list) and all(type(n) is int for n in v) for v in content["values"])
+            or not all(type(s) in (int, float) and 0 <= s < float("inf") for s in content["sizes"])
+            or not all(type(f) is int for f in content["fill"])
+        ):
+            raise ValueError(f"{path}: no sizes as postprocess stores them; choose them again")
         values = tuple(tuple(v) for v in content["values"])
         return cls(tuple(content["names"]), values, tuple(content["sizes"]), tuple(content["fill"]), content["unit"])
 
@@ -65,19 +76,30 @@ class MinimumSize:
         return remove_small_components(labels, self.values, chosen, self.fill, voxel_size(self.unit, spacing))
 
     def apply(self, model: ModelFolder, source: Path, target: Path) -> int:
-        """Write the label maps of `source` without small components; how many. Raises ValueError for none."""
+        """Write the label maps of `source` without small components; how many.
+
+        Raises ValueError for none, and, after all others are written, for files that are no label maps.
+        """
         ending = model.dataset_json["file_ending"]
-        files = sorted(source.glob(f"*{ending}"))
+        files = list(files_by_case(source, ending).values())
         if not files:
             raise ValueError(f"-i {source}: no *{ending} files there")
         if target.resolve() == source.resolve():
             raise ValueError(f"-o {target}: is the folder of -i; the predictions would be overwritten")
-        target.mkdir(parents=True, exist_ok=True)
+        writable_folder(target)
         reader = PlansManager(model.plans).image_reader_writer_class()
+        wrong = []
         for path in tqdm(files, desc="removing"):
-            labels, properties = reader.read_seg(str(path))
-            cleaned = self.on(labels[0], properties["spacing"])
-            reader.write_seg(cleaned.astype(labels.dtype), str(target / path.name), properties)
+            try:
+                labels, properties = model.read_labels(path)
+            except ValueError as error:
+                wrong.append(str(error))
+                continue
+            cleaned = self.on(labels, properties["spacing"])
+            reader.write_seg(cleaned.astype(np.uint16), str(target / path.name), properties)
+        if wrong:
+            told = "\n  ".join(wrong)
+            raise ValueError(f"{len(wrong)} of {len(files)} files are not written, all others are:\n  {told}")
         return len(files)
 
 

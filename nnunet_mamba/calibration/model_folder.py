@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -18,7 +21,9 @@ from nnunet_mamba.calibration.label_manager import count_thresholds, foreground,
 from nnunet_mamba.calibration.scores import over_thresholds, overlap
 from nnunet_mamba.checks import nnunet_folder
 from nnunet_mamba.datasets import dataset_name
-from nnunet_mamba.evaluation.masks import files_by_case
+from nnunet_mamba.evaluation.description import describe, ending_of, read_object
+from nnunet_mamba.evaluation.intact import check_intact
+from nnunet_mamba.evaluation.masks import counts_of, files_by_case, shown, whole_numbers
 
 STORED = "thresholds.json"
 STOCK_MANAGER = "LabelManager"
@@ -52,7 +57,10 @@ class ModelFolder:
         if not (path / "plans.json").is_file():
             others = sorted(p.parent.name for p in (results / name).glob("*__*__*/plans.json"))
             raise ValueError(f"{path}: no trained model there. In {name}: {', '.join(others) or 'none'}")
-        return cls(path, name, *(json.loads((path / f).read_text()) for f in ("plans.json", "dataset.json")))
+        model = cls(path, name, *(read_object(path / f) for f in ("plans.json", "dataset.json")))
+        where = path / "dataset.json"
+        describe(model.dataset_json, where), ending_of(model.dataset_json, where)
+        return model
 
     @cached_property
     def labels(self) -> LabelManager:
@@ -112,12 +120,25 @@ class ModelFolder:
 
     def _load(self, case: Case) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
         """Probabilities (c *space), the true masks of the thresholds, and the voxels that are not ignored"""
-        with np.load(case.predicted) as file:
-            probabilities = file["probabilities"]
+        probabilities = self._probabilities(case.predicted)
         truth = self._read(case.truth)[0]
         if truth.shape != probabilities.shape[1:]:
             raise ValueError(f"{case.predicted}: {probabilities.shape[1:]}, but {case.truth} is {truth.shape}")
         return probabilities, list(_masks(self.labels, truth)), self._counted(truth)
+
+    def _probabilities(self, path: Path) -> np.ndarray:
+        """(c *space), finite. Raises ValueError naming the file"""
+        try:
+            with np.load(path) as file:
+                probabilities = file["probabilities"]
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise ValueError(f"{path}: no probabilities as nnU-Net writes them: {error}") from None
+        channels = self.labels.num_segmentation_heads
+        if probabilities.ndim < 3 or probabilities.shape[0] != channels:
+            raise ValueError(f"{path}: shape {probabilities.shape}; expected {channels} channels")
+        if not np.isfinite(probabilities).all():
+            raise ValueError(f"{path}: {int((~np.isfinite(probabilities)).sum())} probabilities are NaN or infinite")
+        return probabilities
 
     def label_maps(self, case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray, Sequence[float]]:
         """Predicted and true labels, the voxels that are not ignored, and the size of a voxel in mm"""
@@ -127,8 +148,25 @@ class ModelFolder:
         return predicted, truth, self._counted(truth), spacing
 
     def _read(self, path: Path) -> tuple[np.ndarray, Sequence[float]]:
-        labels, properties = PlansManager(self.plans).image_reader_writer_class().read_seg(str(path))
-        return labels[0], properties["spacing"]
+        labels, properties = self.read_labels(path)
+        return labels, properties["spacing"]
+
+    def read_labels(self, path: Path) -> tuple[np.ndarray, dict[str, Any]]:
+        """A label map and its properties, by nnU-Net's reader.
+
+        Raises ValueError for a file that cannot be read, is damaged, or holds what dataset.json does not have.
+        """
+        check_intact(path)
+        try:
+            labels, properties = PlansManager(self.plans).image_reader_writer_class().read_seg(str(path))
+        except (RuntimeError, OSError, nibabel.filebasedimages.ImageFileError) as error:
+            raise ValueError(f"{path} cannot be read: {str(error).strip().splitlines()[-1]}") from None
+        counts = counts_of(whole_numbers(labels[0], path))
+        known = describe(self.dataset_json, self.path / "dataset.json").values or ()
+        unknown = {v: n for v, n in counts.items() if v not in known}
+        if unknown:
+            raise ValueError(f"{path} holds {shown(unknown)}; dataset.json has {', '.join(map(str, sorted(known)))}")
+        return whole_numbers(labels[0], path), properties
 
     def _counted(self, truth: np.ndarray) -> np.ndarray:
         return truth != (self.labels.ignore_label if self.labels.has_ignore_label else -1)
@@ -150,7 +188,12 @@ class ModelFolder:
         source = self.path / STORED
         if not source.is_file():
             raise ValueError(f"{source}: no such file; choose thresholds first, without --apply or --remove")
-        return json.loads(source.read_text())
+        content = read_object(source)
+        thresholds, regions = content.get("thresholds"), content.get("regions")
+        numbers = isinstance(thresholds, list) and all(type(t) is float and 0 < t < 1 for t in thresholds)
+        if not numbers or not isinstance(regions, list) or len(regions) != len(thresholds):
+            raise ValueError(f"{source}: no thresholds as calibrate stores them; choose them again")
+        return content
 
     def set_label_manager(self, name: str) -> None:
         """From now on predictions of this model use it. The plans in nnUNet_preprocessed stay as they are."""

