@@ -119,8 +119,10 @@ def _ignore(found: Mapping[str, tuple[int, ...]]) -> int | None:
 
 
 def _ending(content: Mapping[str, Any]) -> str:
-    ending = content.get("file_ending", "")
-    if not isinstance(ending, str) or (ending and not ENDING.fullmatch(ending)):
+    if "file_ending" not in content:
+        return ""
+    ending = content["file_ending"]
+    if not isinstance(ending, str) or not ENDING.fullmatch(ending):
         raise ValueError(f'"file_ending" is {_short(ending)}; expected ".nii.gz" for instance')
     return ending
 

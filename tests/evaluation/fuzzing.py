@@ -220,6 +220,8 @@ def _by_nibabel(path: Path) -> tuple[np.ndarray, list[np.ndarray]] | None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image = kind.from_bytes(content)
+            if image.header.get_data_offset() < 348:
+                return None  # inside the header, where nibabel begins to read and SimpleITK does not
             array = np.asanyarray(image.dataobj)
         if array.dtype.kind not in "iuf" or array.ndim > 4:
             return None

@@ -333,6 +333,7 @@ def test_labels_of_the_decathlon(folders: Path) -> None:
         ('{"labels": {"a": 1, "ignore": 1}}', '"ignore" is .1.; expected one value that no other label has'),
         ('{"labels": {"a": 1, "ignore": [2, 3]}}', '"ignore" is .2, 3.; expected one value'),
         ('{"labels": {"a": 1}, "file_ending": 3}', '"file_ending" is 3; expected ".nii.gz"'),
+        ('{"labels": {"a": 1}, "file_ending": ""}', '"file_ending" is ""; expected'),
         ('{"labels": {"a": 1}, "file_ending": "../x"}', '"file_ending" is "../x"; expected'),
     ],
 )
