@@ -18,7 +18,7 @@ ROUND = 1e-3
 FEW = 2**16
 HIGHEST_FLOAT = 2.0**53
 MOST_SHOWN = 5
-TO_COUNT = "to count them as background: --unknown_as_background"
+TO_COUNT = "--unknown_as_background counts them as background"
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def read_pair(
     ]
     if wrong:
         raise ValueError(
-            f"{'; '.join(wrong)}; dataset.json has {_listed(sorted(known or ()))}. If it is right, {TO_COUNT}"
+            f"{'; '.join(wrong)}; dataset.json has {_listed(sorted(known or ()))}. If that is right, {TO_COUNT}"
         )
     return maps[0], maps[1]
 

@@ -12,6 +12,7 @@ import json
 import math
 import struct
 import warnings
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any
 
 import nibabel
 import numpy as np
+import SimpleITK as sitk
 
 from nnunet_mamba.cli.main import main
 
@@ -232,6 +234,36 @@ def _by_nibabel(path: Path) -> tuple[np.ndarray, list[np.ndarray]] | None:
     if array.ndim != 3 or 0 in array.shape:
         return None
     return array.astype(float), affines
+
+
+def damaged_body(number: int, folder: Path) -> tuple[Any, str]:
+    """Case "c" as compressed NRRD or MHA, whose voxels are damaged behind the header; expected Dice, what was done"""
+    random = np.random.default_rng(number)
+    ending = (".nrrd", ".mha")[int(random.integers(2))]
+    reference, prediction = label_map(random), label_map(random)
+    # noise, so that a changed bit changes something far behind it
+    prediction = np.where(random.random(SHAPE) < 0.3, random.integers(0, 3, SHAPE), prediction).astype(np.uint8)
+    files = [folder / part / f"c{ending}" for part in ("ref", "pred")]
+    for path, array in zip(files, (reference, prediction), strict=True):
+        for other in (".nrrd", ".mha"):
+            path.with_name(f"c{other}").unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sitk.WriteImage(sitk.GetImageFromArray(array), str(path), True)
+    (folder / "pred" / "dataset.json").write_text(json.dumps({"labels": LABELS, "file_ending": ending}))
+    data = files[1].read_bytes()
+    end = b"\n\n" if ending == ".nrrd" else b"LOCAL\n"
+    at = data.index(end) + len(end)
+    kind = [*STREAM, _flip, _flip][int(random.integers(6))]
+    body = kind(data[at:], random)
+    files[1].write_bytes(data[:at] + body)
+    try:
+        whole = (gzip.decompress if ending == ".nrrd" else zlib.decompress)(body) == prediction.tobytes()
+    except Exception:
+        whole = False
+    scores = {name: dice(prediction == v, reference == v) for name, v in LABELS.items() if v}
+    # bytes behind the end of a zlib stream are nobody's
+    longer = kind is _longer and ending == ".mha"
+    return (Maybe(scores) if whole or longer else None), f"{number}: {kind.__name__} in the voxels of c{ending}"
 
 
 # --- dataset.json --------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import pytest
 from tests.evaluation.fuzzing import (
     LABELS,
     Outcome,
+    damaged_body,
     damaged_prediction,
     dataset_json,
     dice,
@@ -37,12 +38,16 @@ def _no_failure(outcomes: list[Outcome]) -> None:
     assert not wrong, "\n".join(wrong[:20])
 
 
-def _predictions(count: int, folder: Path, capsys: Any) -> None:
+def _predictions(count: int, folder: Path, capsys: Any, damaged: Any = damaged_prediction) -> None:
     outcomes = []
     for number in range(SEED * 10**6, SEED * 10**6 + count):
-        expected, about = damaged_prediction(number, folder)
+        expected, about = damaged(number, folder)
         outcomes.append(judge(folder, expected, about, capsys))
     _no_failure(outcomes)
+
+
+def _bodies(count: int, folder: Path, capsys: Any) -> None:
+    _predictions(count, folder, capsys, damaged_body)
 
 
 def _descriptions(count: int, folder: Path, capsys: Any) -> None:
@@ -91,13 +96,13 @@ def _names(count: int, folder: Path, capsys: Any) -> None:
     _no_failure(outcomes)
 
 
-@pytest.mark.parametrize("kind", [_predictions, _descriptions, _names], ids=lambda k: k.__name__[1:])
+@pytest.mark.parametrize("kind", [_predictions, _bodies, _descriptions, _names], ids=lambda k: k.__name__[1:])
 def test_a_few(kind: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert set(LABELS.values()) == {0, 1, 2}
     kind(FEW, tmp_path, capsys)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [_predictions, _descriptions, _names], ids=lambda k: k.__name__[1:])
+@pytest.mark.parametrize("kind", [_predictions, _bodies, _descriptions, _names], ids=lambda k: k.__name__[1:])
 def test_many(kind: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     kind(MANY, tmp_path, capsys)

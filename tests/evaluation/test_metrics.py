@@ -96,6 +96,15 @@ def test_cl_dice_sees_a_gap_that_dice_does_not() -> None:
     assert score(center, broken, tube, (1, 1, 1), RULE) < 0.92
 
 
+def test_cl_dice_is_the_harmonic_mean() -> None:
+    """A line, and the prediction that has a third of it: precision 1, sensitivity 1/3"""
+    line, third = np.zeros((2, 5, 5, 40), bool)
+    line[2, 2, 2:32] = True
+    third[2, 2, 2:12] = True
+    assert score(METRICS["clDice"], third, line, (1, 1, 1), RULE) == pytest.approx(0.5)
+    assert score(METRICS["clDice"], line, third, (1, 1, 1), RULE) == pytest.approx(0.5)
+
+
 FULL, EMPTY = np.ones((3, 4, 5), bool), np.zeros((3, 4, 5), bool)
 DIAGONAL = math.sqrt(3**2 + 8**2 + 5**2)
 
@@ -148,6 +157,13 @@ def test_lesions_are_counted_one_by_one() -> None:
     assert lesion_scores("Dice", false, reference, UNIT) == pytest.approx(2 / 3)  # one false
     assert lesion_scores("HD95", false, reference, UNIT) == pytest.approx(374 / 3)
     assert lesion_scores("HD95", _blocks((2, 2, 2)), reference, UNIT) == pytest.approx(374 / 2)
+
+
+@pytest.mark.parametrize(("gap", "together"), [(5, True), (6, True), (7, False), (8, False)])
+def test_three_dilations_join_what_is_up_to_six_voxels_apart(gap: int, together: bool) -> None:
+    near = _blocks((2, 2, 2), (2, 2, 6 + gap))
+    joined = 2 * 64 / (64 + 128)  # one lesion, of which half is found
+    assert lesion_scores("Dice", _blocks((2, 2, 2)), near, UNIT) == pytest.approx(joined if together else 0.5)
 
 
 def test_lesions_near_each_other_are_one_and_small_ones_do_not_count() -> None:

@@ -175,6 +175,16 @@ def test_damaged_bodies_of_other_formats(tmp_path: Path, name: str) -> None:
         check_intact(tmp_path / name)
 
 
+def test_voxels_that_only_the_checksum_knows_to_be_wrong(tmp_path: Path) -> None:
+    for labels in (_labels(), _labels().astype(np.float32)):
+        _write(tmp_path / "l.nii.gz", labels)
+        content = gzip.decompress((tmp_path / "l.nii.gz").read_bytes())
+        changed = gzip.compress(content[:-1] + b"\1")
+        (tmp_path / "l.nii.gz").write_bytes(changed[:-8] + gzip.compress(content)[-8:])
+        with pytest.raises(ValueError, match=r"l.nii.gz is damaged: .* checksum are wrong"):
+            check_intact(tmp_path / "l.nii.gz")
+
+
 def test_a_right_checksum_of_too_few_voxels(tmp_path: Path) -> None:
     _write(tmp_path / "l.nii.gz", _labels())
     (tmp_path / "l.nii.gz").write_bytes(gzip.compress(gzip.decompress((tmp_path / "l.nii.gz").read_bytes())[:-10]))
