@@ -92,7 +92,7 @@ def run(options: argparse.Namespace) -> int:
     if result.not_scored:
         _tell_not_scored(result.not_scored)
         print(f"nnunet-mamba evaluate: {len(result.not_scored)} of {len(pairs.pairs)} pairs could not be scored; the "
-              "numbers above are without them", file=sys.stderr)  # fmt: skip
+              "numbers above are without them; all reasons: evaluation.json", file=sys.stderr)  # fmt: skip
         return 2
     return 0
 
@@ -134,4 +134,4 @@ def _tell_not_scored(reasons: Mapping[str, str]) -> None:
 
 def _first(lines: list[str]) -> list[str]:
     more = len(lines) - MOST_SHOWN
-    return [*lines[:MOST_SHOWN], *([f"and {more} more, in evaluation.json"] if more > 0 else [])]
+    return [*lines[:MOST_SHOWN], *([f"and {more} more"] if more > 0 else [])]
