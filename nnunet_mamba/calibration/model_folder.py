@@ -11,8 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
+from nibabel.filebasedimages import ImageFileError
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
@@ -59,7 +59,8 @@ class ModelFolder:
             raise ValueError(f"{path}: no trained model there. In {name}: {', '.join(others) or 'none'}")
         model = cls(path, name, *(read_object(path / f) for f in ("plans.json", "dataset.json")))
         where = path / "dataset.json"
-        describe(model.dataset_json, where), ending_of(model.dataset_json, where)
+        describe(model.dataset_json, where)
+        ending_of(model.dataset_json, where)
         return model
 
     @cached_property
@@ -159,7 +160,7 @@ class ModelFolder:
         check_intact(path)
         try:
             labels, properties = PlansManager(self.plans).image_reader_writer_class().read_seg(str(path))
-        except (RuntimeError, OSError, nibabel.filebasedimages.ImageFileError) as error:
+        except (RuntimeError, OSError, ImageFileError) as error:
             raise ValueError(f"{path} cannot be read: {str(error).strip().splitlines()[-1]}") from None
         counts = counts_of(whole_numbers(labels[0], path))
         known = describe(self.dataset_json, self.path / "dataset.json").values or ()
@@ -190,8 +191,8 @@ class ModelFolder:
             raise ValueError(f"{source}: no such file; choose thresholds first, without --apply or --remove")
         content = read_object(source)
         thresholds, regions = content.get("thresholds"), content.get("regions")
-        numbers = isinstance(thresholds, list) and all(type(t) is float and 0 < t < 1 for t in thresholds)
-        if not numbers or not isinstance(regions, list) or len(regions) != len(thresholds):
+        lists = isinstance(thresholds, list) and isinstance(regions, list) and len(regions) == len(thresholds)
+        if not lists or not all(type(t) is float and 0 < t < 1 for t in thresholds or ()):
             raise ValueError(f"{source}: no thresholds as calibrate stores them; choose them again")
         return content
 

@@ -103,7 +103,7 @@ def _number(name: str, value: Any) -> int:
     if isinstance(value, str) and value.isdecimal() and len(value) <= 10:
         value = int(value)
     whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
-    if isinstance(value, bool) or not whole or not 0 <= value <= HIGHEST:
+    if isinstance(value, (bool, str)) or not whole or not 0 <= value <= HIGHEST:
         raise ValueError(f"label {name!r} is {_short(value)}; expected a whole number from 0 to {HIGHEST}")
     return int(value)
 

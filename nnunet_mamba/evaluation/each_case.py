@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 ENDED = "the process that worked on it was ended from outside, as systems do when memory runs out"
 
 

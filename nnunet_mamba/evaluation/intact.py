@@ -74,7 +74,9 @@ def _nifti_header(start: bytes) -> Any:
             if len(start) >= size and int.from_bytes(start[:4], "little" if order == "<" else "big") == size:
                 try:
                     header = kind(start[:size], endianness=order, check=False)
-                    header.get_data_dtype(), header.get_data_shape(), int(header.get_data_offset())
+                    header.get_data_dtype()
+                    header.get_data_shape()
+                    int(header.get_data_offset())
                 except Exception:  # a header without meaning, which SimpleITK refuses in its own words
                     return None
                 return header

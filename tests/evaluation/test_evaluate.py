@@ -112,6 +112,28 @@ def test_empty_masks_by_rule(folders: Path) -> None:
     assert result["empty_masks"] == {"both": "nan", "one_distance": "diagonal"}
 
 
+def test_volumes_and_empty_masks_are_those_of_the_prediction(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    truth, guess = np.zeros(SHAPE), np.zeros(SHAPE)
+    truth[2:6, 2:6, 2:6] = 1
+    guess[2:6, 2:6, 2:4] = 1
+    guess[8, 8, 8] = 2
+    for case, (r, p) in {"case0": (truth, guess), "case1": (guess, truth)}.items():
+        _write(folders / "ref" / f"{case}.nii.gz", r)
+        _write(folders / "pred" / f"{case}.nii.gz", p)
+    assert main(_arguments(folders, "-metrics", "Volume", "VolumeDifference", "Dice", "HD95", "-one_empty", "nan")) == 0
+    result = _result(folders)
+    assert result["cases"]["case0"]["a"]["Volume"] == pytest.approx(0.064)  # 32 voxels of 2 mm3
+    assert result["cases"]["case0"]["a"]["VolumeDifference"] == pytest.approx(-0.064)
+    assert result["cases"]["case1"]["a"]["VolumeDifference"] == pytest.approx(0.064)
+    assert result["cases_with_empty_masks"]["b"] == {"prediction": ["case1"], "reference": ["case0"], "both": []}
+    by_rule = {name: of["cases_set_by_rule"] for name, of in result["summary"]["b"].items()}
+    assert by_rule == {"Volume": 0, "VolumeDifference": 0, "Dice": 2, "HD95": 0}, "HD95 is left out there"
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("| b |"))
+    assert [("†" in cell) for cell in row.split("|")[2:6]] == [False, False, True, False]
+    table = pd.read_csv(folders / "pred" / "evaluation.csv", keep_default_na=False).set_index(["case", "mask"])["empty"]
+    assert (table["case0", "b"], table["case1", "b"], table["case0", "a"]) == ("reference", "prediction", "")
+
+
 def _elsewhere(folders: Path) -> None:
     _write(folders / "pred" / "case1.nii.gz", _truth(1), origin=5.0)
 
