@@ -199,7 +199,8 @@ def _expected(files: list[Path], done: str) -> Any:
     apart = [float(np.nan_to_num(np.abs((a - b) @ corners.T).max(), nan=1e9)) for a in r_affine for b in p_affine]
     if min(apart) > 0.0101:
         return None
-    one_reading = max(apart) < 0.0099 and all(p.read_bytes()[:2] == b"\x1f\x8b" for p in files) and not two
+    usual = all(len(affines) == 2 for affines in (r_affine, p_affine)) and not two and done != "_field"
+    one_reading = usual and max(apart) < 0.0099 and all(p.read_bytes()[:2] == b"\x1f\x8b" for p in files)
     return scores if one_reading else Maybe(scores)
 
 
@@ -219,16 +220,17 @@ def _by_nibabel(path: Path) -> tuple[np.ndarray, list[np.ndarray]] | None:
     try:
         content = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
         kind = nibabel.Nifti2Image if content[:4] in NIFTI2 else nibabel.Nifti1Image
+        if kind is nibabel.Nifti1Image and struct.unpack("<f", content[108:112])[0] < 348:
+            return None  # inside the header, where nibabel begins to read and SimpleITK does not
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image = kind.from_bytes(content)
-            if image.header.get_data_offset() < 348:
-                return None  # inside the header, where nibabel begins to read and SimpleITK does not
             array = np.asanyarray(image.dataobj)
         if array.dtype.kind not in "iuf" or array.ndim > 4:
             return None
         array = array.reshape(array.shape[:3]) if array.ndim == 4 and array.shape[3] == 1 else array
-        affines = [image.affine, image.header.get_qform(), image.header.get_sform(), image.header.get_base_affine()]
+        forms = image.header.get_qform(coded=True), image.header.get_sform(coded=True)
+        affines = [form for form, code in forms if code] or [image.header.get_base_affine()]
     except Exception:
         return None
     if array.ndim != 3 or 0 in array.shape:

@@ -25,7 +25,7 @@ from tests.evaluation.fuzzing import (
 
 SEED = int(os.environ.get("NNUNET_MAMBA_FUZZ_SEED", "0"))
 """Other cases than those that are always run."""
-FEW, MANY = 25, int(os.environ.get("NNUNET_MAMBA_FUZZ_CASES", "400"))
+FEW, MANY = 40, int(os.environ.get("NNUNET_MAMBA_FUZZ_CASES", "400"))
 NAMES = [
     "NA", "null", "None", "nan", "=1+1", "+x", "-1", "@SUM(A1)", "a,b", 'a"b', "a b", "<img src=x>", "$\\frac$", "ä€🩻",
     "x" * 200, "\ttab", "a\nb", "all masks", "empty", "mean", "..x", "0", "1e5", "True", "|", "%s", "{}", "~",
@@ -39,10 +39,14 @@ def _no_failure(outcomes: list[Outcome]) -> None:
 
 
 def _predictions(count: int, folder: Path, capsys: Any, damaged: Any = damaged_prediction) -> None:
-    outcomes = []
+    outcomes: list[Outcome] = []
+    kinds: Counter[str] = Counter()
     for number in range(SEED * 10**6, SEED * 10**6 + count):
         expected, about = damaged(number, folder)
+        kinds[type(expected).__name__] += 1
         outcomes.append(judge(folder, expected, about, capsys))
+    print(dict(kinds))
+    assert min(kinds["NoneType"], kinds["dict"] + kinds["Maybe"]) > count // 10, "both outcomes are expected"
     _no_failure(outcomes)
 
 
