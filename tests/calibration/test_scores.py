@@ -42,6 +42,7 @@ def test_metrics_are_what_their_names_say() -> None:
     assert half == pytest.approx(1.25 * (3 / 5) * (3 / 4) / (0.25 * 3 / 5 + 3 / 4))
     assert float(overlap("Dice", np.asarray(0), np.asarray(0), 0)) == 1.0
     assert float(overlap("Dice", np.asarray(0), np.asarray(2), 0)) == 0.0
+    assert [float(overlap(m, np.asarray(0), np.asarray(0), 2)) for m in METRICS] == [0.0] * len(METRICS)
     assert DEFAULT in GRID
 
 

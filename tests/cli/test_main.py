@@ -83,7 +83,7 @@ WRONG = {
     "crossval -d 4 -tr nnUNetTrainerSegMamba_x": "_x is no suffix",
     "crossval -d 4 -tr nnUNetTrainer": "the environment variable nnUNet_raw is not set",
     "evaluate -ref a -pred b -metrics Dicee": "metric 'Dicee'; expected some of Dice",
-    "evaluate -ref a -pred b": "name the dataset.json with the labels: -djfile FILE",
+    "evaluate -ref a -pred b": "-ref a: no such folder",
     "compare -d 4 A B -test t": "-test t; expected permutation or wilcoxon",
     "compare -d 4 A B -np 0": "-np 0; expected a number of processes",
     "sweep -d 4 nowhere.json": "nowhere.json: no such file",

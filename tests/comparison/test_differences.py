@@ -47,6 +47,20 @@ def test_wilcoxon_is_scipys_where_nothing_is_zero() -> None:
     assert wilcoxon_p(change) == pytest.approx(stats.wilcoxon(change).pvalue)
 
 
+def test_wilcoxon_shares_zeros_as_pratt_does() -> None:
+    """Ranks of all differences, zeros among them; only those that are not zero are summed (Pratt 1959)"""
+    random = np.random.default_rng(4)
+    change = np.concatenate([random.normal(0.1, 0.2, 70), np.zeros(20)])
+    n, zeros = len(change), 20
+    ranks = stats.rankdata(np.abs(change))
+    mean = (n * (n + 1) - zeros * (zeros + 1)) / 4
+    deviation = np.sqrt((n * (n + 1) * (2 * n + 1) - zeros * (zeros + 1) * (2 * zeros + 1)) / 24)
+    z = (ranks[change > 0].sum() - mean) / deviation
+    assert wilcoxon_p(change) == pytest.approx(2 * stats.norm.sf(abs(z)), rel=1e-6)
+    without = wilcoxon_p(change[:70])
+    assert abs(without - wilcoxon_p(change)) > 1e-5, "leaving zeros out gives another number"
+
+
 def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
     """150 samples of 25 skewed values: 95% nominal; the bootstrap of so few is known to be a little short."""
     random = np.random.default_rng(0)

@@ -241,6 +241,7 @@ def test_scores_of_other_code_are_computed_again(space: Path, monkeypatch: pytes
     assert asked[2:] == [["c0", "c1"]]
     for other in ({"known": frozenset({0, 1, 2})}, {"unknown_is_background": True}, {"rule": EmptyRule(one="nan")},
                   {"ignore": 3}, {"metrics": ("Dice",)}, {"masks": {"a": (1,), "b": (1, 2)}}):  # fmt: skip
+        scored()
         asked.clear()
         scored(replace(question, **other))
         assert asked == [["c0", "c1"]], other

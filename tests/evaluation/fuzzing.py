@@ -14,6 +14,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -286,7 +287,7 @@ def dataset_json(number: int) -> bytes:
     if random.random() < 0.2:
         content = {"labels": {"0": "background", "1": "a", "2": "b"}, "name": "msd"}
     for _ in range(int(random.integers(0, 4))):
-        piece = PIECES[int(random.integers(len(PIECES)))]
+        piece = deepcopy(PIECES[int(random.integers(len(PIECES)))])
         key = KEYS[int(random.integers(len(KEYS)))]
         inside = isinstance(content, dict) and isinstance(content.get("labels"), dict) and random.random() < 0.7
         target = content["labels"] if inside else content

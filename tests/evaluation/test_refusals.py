@@ -21,6 +21,7 @@ from nnunet_mamba.evaluation.description import describe, masks_of, read_object
 from nnunet_mamba.evaluation.each_case import of_each_case
 from nnunet_mamba.evaluation.intact import check_intact
 from nnunet_mamba.evaluation.masks import counts_of, files_by_case, read_pair
+from nnunet_mamba.evaluation.output import as_text
 
 LABELS = {"background": 0, "a": 1, "b": 2}
 SHAPE = (6, 8, 10)
@@ -305,6 +306,12 @@ def test_several_endings_need_a_dataset_json(folders: Path, capsys: pytest.Captu
         _write(folders / part / "c0.nrrd", _labels())
     assert _run(folders) == 2
     assert "have files of .nii.gz and .nrrd in common" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["=1", "+1", "-1", "@x", "\tx", "\rx"])
+def test_no_name_is_a_formula(name: str) -> None:
+    assert as_text(name) == f"'{name}"
+    assert as_text(f"x{name}") == f"x{name}"
 
 
 # --- descriptions
