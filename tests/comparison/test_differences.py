@@ -42,6 +42,11 @@ def test_identical_candidates_differ_in_nothing() -> None:
     assert all(np.isnan(mean_interval([0.5])))
 
 
+def test_two_cases_are_enough_for_a_p() -> None:
+    assert permutation_p(np.array([0.1, 0.2])) == pytest.approx(0.5), "2 of 4 signs"
+    assert permutation_p(np.array([0.1, 0.2, 0.1])) == pytest.approx(0.25)
+
+
 def test_wilcoxon_is_scipys_where_nothing_is_zero() -> None:
     change = np.random.default_rng(1).normal(0.1, 0.2, 30)
     assert wilcoxon_p(change) == pytest.approx(stats.wilcoxon(change).pvalue)
