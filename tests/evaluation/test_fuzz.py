@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
 from pathlib import Path
@@ -69,8 +70,8 @@ def _descriptions(count: int, folder: Path, capsys: Any) -> None:
         if masks is not None and b'"ignore"' not in content:
             known = set().union(*masks.values(), {0})
             wanted = {n: v for n, v in masks.items() if v != {0}}
-            endings = [b'"file_ending": ".nii.gz"' in content, b'"file_ending"' not in content]
-            if wanted and present <= known and any(endings):
+            ending = json.loads(content.decode("utf-8-sig")).get("file_ending", ".nii.gz")
+            if wanted and present <= known and ending == ".nii.gz":
                 expected = {
                     n: dice(np.isin(prediction, list(v)), np.isin(reference, list(v))) for n, v in wanted.items()
                 }
@@ -81,8 +82,6 @@ def _descriptions(count: int, folder: Path, capsys: Any) -> None:
 
 
 def _names(count: int, folder: Path, capsys: Any) -> None:
-    import json
-
     outcomes = []
     for number in range(SEED * 10**6, SEED * 10**6 + count):
         random = np.random.default_rng(number)
