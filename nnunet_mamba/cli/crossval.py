@@ -7,9 +7,10 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnunet_mamba.checks import NNUNET_FOLDERS, nnunet_folder
+from nnunet_mamba.checks import NNUNET_FOLDERS, nnunet_folder, nnunet_folders
 
 if TYPE_CHECKING:
+    from nnunet_mamba.crossval.models import Model
     from nnunet_mamba.crossval.study import Study
 
 
@@ -46,28 +47,18 @@ example: nnunet-mamba crossval -d 4 -tr nnUNetTrainerSegMamba nnUNetTrainerSegMa
 
 def run(options: argparse.Namespace) -> int:
     """Returns 0, or 1 when a step failed. Raises ValueError for what cannot be trained."""
-    from nnunet_mamba.discovery.resolve import check_trainer
-
-    for name in options.tr:
-        check_trainer(name)
     more = tuple(_option(text) for text in options.sbatch)
-    if options.np < 1:
-        raise ValueError(f"-np {options.np}; expected a number of processes")
-    for variable in NNUNET_FOLDERS:
-        nnunet_folder(variable)
+    models, dataset = _asked_for(options)
+    out = (options.o or nnunet_folder("nnUNet_results") / dataset / "crossval").resolve()
+    if out.is_file():
+        raise ValueError(f"-o {out} is a file; expected a folder")
     from nnunet_mamba.crossval import slurm
     from nnunet_mamba.crossval.steps import with_previous_stages
-    from nnunet_mamba.crossval.study import Study, pair_models
-    from nnunet_mamba.datasets import dataset_name
+    from nnunet_mamba.crossval.study import Study
 
-    models = pair_models(options.tr, options.p, options.c)
-    dataset = dataset_name(options.d)
-    out = (options.o or nnunet_folder("nnUNet_results") / dataset / "crossval").resolve()
     folds = tuple(dict.fromkeys(options.f))
     device = options.device or ("cuda" if options.executor == "slurm" else _device())
-    study = Study(dataset, models, folds, out, device, not options.disable_ensembling, options.np)
-    study.check_folds()
-    study = with_previous_stages(study)
+    study = with_previous_stages(Study(dataset, models, folds, out, device, not options.disable_ensembling, options.np))
     for model in study.models:
         if study.plans_file(model).is_file():
             study.configuration(model)
@@ -84,6 +75,33 @@ def run(options: argparse.Namespace) -> int:
     if options.dry_run:
         return _print_commands(study)
     return run_here(study, options.gpus)
+
+
+def _asked_for(options: argparse.Namespace) -> tuple[tuple[Model, ...], str]:
+    """Models and dataset, known to exist or to be plannable, before torch is imported. Raises ValueError."""
+    from nnunet_mamba.crossval.models import pair_models, planner_of
+    from nnunet_mamba.datasets import check_configuration_name, check_folds, dataset_name
+    from nnunet_mamba.discovery.resolve import check_trainer
+
+    for name in options.tr:
+        check_trainer(name)
+    for option, value in (("-np", options.np), ("--hours", options.hours), ("--memory", options.memory),
+                          ("--cores", options.cores)):  # fmt: skip
+        if not 0 < value < float("inf"):
+            what = "a number of processes" if option == "-np" else "a number > 0"
+            raise ValueError(f"{option} {value}; expected {what}")
+    if options.gpus and options.device not in ("cuda", None):
+        raise ValueError(f"--gpus {' '.join(options.gpus)} with -device {options.device}; leave one of them out")
+    models = pair_models(options.tr, options.p, options.c)
+    _, preprocessed, _ = nnunet_folders(*NNUNET_FOLDERS)
+    dataset = dataset_name(options.d)
+    for model in models:
+        plans = preprocessed / dataset / f"{model.plans}.json"
+        if not plans.is_file():
+            planner_of(model.plans)
+        check_configuration_name(model.configuration, plans)
+    check_folds(dataset, options.f)
+    return models, dataset
 
 
 def run_here(study: Study, gpus: list[str] | None) -> int:

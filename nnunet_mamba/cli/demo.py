@@ -54,11 +54,15 @@ def run(options: argparse.Namespace) -> int:
     """Returns 0, or 1 when one of nnU-Net's commands failed. Raises ValueError for unusable options."""
     source, out = options.data.resolve(), options.out.resolve()
     dataset = _dataset_name(source)
+    if out.is_file():
+        raise ValueError(f"--out {out} is a file; expected a folder")
     # nnU-Net reads these when it is imported
     os.environ.update({name: str(out / name) for name in NNUNET_FOLDERS})
+    from nnunet_mamba.planning.recipe_format import check_demo
     from nnunet_mamba.planning.recipes import load_recipe
 
     recipe = load_recipe(options.recipe)
+    check_demo(recipe)
     demo = Demo(source, dataset, out, _device(options.device), recipe)
     try:
         return demo.run()
@@ -107,7 +111,8 @@ class Demo:
 
     @property
     def study(self) -> Study:
-        from nnunet_mamba.crossval.study import Study, pair_models
+        from nnunet_mamba.crossval.models import pair_models
+        from nnunet_mamba.crossval.study import Study
 
         models = pair_models(self.trainers, [PLANS], [self.size["configuration"]])
         return Study(self.dataset, models, tuple(FOLDS), self.out, self.device, processes=int(PROCESSES))

@@ -4,29 +4,37 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import textwrap
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nnunet_mamba.doctor.messages import Message
 
 WIDTH = 110
+LIKE_A_FILE = re.compile(r"\S+\.(txt|log|out|err)|(~|\.{1,2})?(/\S*)+|\w[\w.-]*(/[\w.-]+)+|[A-Za-z]:\\\S+")
+"""A text without blanks that is a path rather than a message"""
 AREAS = ("installation", "names", "backends", "machine")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--json", action="store_true", help="findings as JSON")
-    parser.add_argument("--explain", metavar="TEXT_OR_FILE", help="explain an error message, or those of a log file; - "
-                        "reads standard input")  # fmt: skip
+    parser.add_argument("--explain", metavar="TEXT_OR_FILE", help="explain an error message, those of a log file, or "
+                        "the page of this name; - reads standard input")  # fmt: skip
     parser.epilog = """example: nnunet-mamba doctor
          nnunet-mamba doctor --explain "No module named 'selective_scan_cuda'"
          nnunet-mamba doctor --explain training_log.txt"""
 
 
 def run(options: argparse.Namespace) -> int:
-    """Returns 0; 1 if there is a problem, or a message that is not known."""
+    """Returns 0; 1 if there is a problem, or a message that is not known. Raises ValueError for a file that is not
+    there."""
     if options.explain is not None:
-        return _explain(_text(options.explain), options.json)
+        return _explain(options.explain, options.json)
     from importlib import import_module
 
     found = [f for area in AREAS for f in import_module(f"nnunet_mamba.doctor.{area}").findings()]
@@ -47,20 +55,31 @@ def run(options: argparse.Namespace) -> int:
     return 1 if problems else 0
 
 
-def _text(given: str) -> str:
+def _explained(given: str) -> list[Message]:
+    """Messages in a text or file, or the one of this key. Raises ValueError for a file that is not there."""
+    from nnunet_mamba.doctor.messages import MESSAGES, explain
+
     if given == "-":
-        return sys.stdin.read()
+        return explain(sys.stdin.read())
+    of_key = [m for m in MESSAGES if m.key == given]
+    if of_key:
+        return of_key
     try:
         path = Path(given)
-        return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else given
+        if path.is_file():
+            return explain(path.read_text(encoding="utf-8", errors="replace"))
+        if path.is_dir():
+            raise ValueError(f"--explain {given} is a folder; name a log file in it")
     except OSError:  # a long message is no file name
-        return given
+        pass
+    found = explain(given)
+    if not found and LIKE_A_FILE.fullmatch(given):
+        raise ValueError(f"--explain {given}: no such file")
+    return found
 
 
-def _explain(text: str, as_json: bool) -> int:
-    from nnunet_mamba.doctor.messages import explain
-
-    found = explain(text)
+def _explain(given: str, as_json: bool) -> int:
+    found = _explained(given)
     if as_json:
         print(json.dumps([asdict(m) for m in found], indent=2))
         return 0 if found else 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 import sys
 from importlib import import_module
@@ -27,6 +28,10 @@ VERBS = {
 }
 
 
+OF_A_MODEL = ("calibrate", "postprocess")
+"""Verbs whose -d -tr -p -c name a trained model."""
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; returns the exit code. A ValueError of a verb is the user's to mend and is shown as one message."""
     given = sys.argv[1:] if arguments is None else arguments
@@ -37,16 +42,23 @@ def main(arguments: list[str] | None = None) -> int:
         epilog="nnunet-mamba VERB --help explains a verb.",
     )
     parser.add_argument("--version", action="version", version=f"nnunet-mamba {__version__}")
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB")
     for name, summary in VERBS.items():
         verb = verbs.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
         if given[:1] == [name]:
             _module(name).add_arguments(verb)
+    if given and not given[0].startswith("-") and given[0] not in VERBS:
+        parser.error(_unknown_verb(given[0]))
     options = parser.parse_args(given)
+    if options.verb is None:
+        parser.print_help(sys.stderr)
+        return 2
     try:
+        if options.verb in OF_A_MODEL:
+            _find_model(options)
         return _module(options.verb).run(options)
     except ValueError as error:
-        print(f"nnunet-mamba {options.verb}: {error}", file=sys.stderr)
+        print(f"nnunet-mamba {options.verb}: {error}{_page(str(error))}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader, `head` for example, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -54,6 +66,29 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"\nnnunet-mamba {options.verb}: interrupted; run the same command again to continue", file=sys.stderr)
         return 130
+
+
+def _unknown_verb(given: str) -> str:
+    near = difflib.get_close_matches(given, VERBS, n=1, cutoff=0.5)
+    meant = f"Did you mean {near[0]}? " if near else ""
+    return f"invalid choice: {given!r}. {meant}Verbs: {', '.join(VERBS)}"
+
+
+def _find_model(options: argparse.Namespace) -> None:
+    """Raises ValueError for a dataset or model that is not there; before torch is imported."""
+    from nnunet_mamba.checks import nnunet_folders
+    from nnunet_mamba.datasets import dataset_name, model_folder
+
+    nnunet_folders("nnUNet_preprocessed", "nnUNet_results")
+    model_folder(dataset_name(options.d), f"{options.tr}__{options.p}__{options.c}")
+
+
+def _page(error: str) -> str:
+    """The command that explains a message further, if one does"""
+    from nnunet_mamba.doctor.messages import explain
+
+    found = explain(error)
+    return f"\nMore: nnunet-mamba doctor --explain {found[0].key}" if found else ""
 
 
 def parser_of(verb: str) -> argparse.ArgumentParser:

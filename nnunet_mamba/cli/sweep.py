@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from nnunet_mamba.checks import nnunet_folder
+from nnunet_mamba.checks import nnunet_folders
 
 if TYPE_CHECKING:
     from nnunet_mamba.planning.sweep import Variant
@@ -29,27 +29,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 GRID.json: every combination of the listed values is one variant; leave out what shall not vary.
 {
   "plans": "nnUNetSegMambaPlans", "configuration": "3d_fullres", "trainer": "nnUNetTrainerSegMamba_50epochs",
-  "patch_size": [[96, 96, 96], [128, 128, 96]],      voxels along x y z (2d: along x y of a slice)
+  "patch_size": [[96, 96, 96], [128, 128, 96]],
   "batch_size": [2, 4],
   "foreground_oversampling": [0.33, 0.66],
   "initial_lr": [0.01, 0.001],
-  "loss": ["Dice", "CE", "TopK10", "DiceTopK10"]     nnU-Net's Dice + cross-entropy if left out
-}"""
+  "loss": ["Dice", "CE", "TopK10", "DiceTopK10"]
+}
+plans: nnUNetPlans if left out; patch_size: voxels along x y z (2d: along x y of a slice); loss: nnU-Net's Dice +
+cross-entropy if left out. 200 variants at most."""
 
 
 def run(options: argparse.Namespace) -> int:
     """Returns 0, or 1 when a training failed. Raises ValueError for a grid that cannot be planned."""
-    if not options.grid.is_file():  # before torch is imported
+    limit = options.gpu_memory_target
+    if not options.grid.is_file():
         raise ValueError(f"{options.grid}: no such file; expected a JSON grid, see nnunet-mamba sweep --help")
+    if limit is not None and not 0 < limit < float("inf"):
+        raise ValueError(f"-gpu_memory_target {limit:g}; expected GB, a number > 0")
+    grid, results = _asked_for(options)
     from nnunet_mamba.planning import sweep as sweeps
-
-    grid = sweeps.load_grid(options.grid)
     from nnunet_mamba.planning.configurations import DatasetPlans, gigabytes
     from nnunet_mamba.planning.estimate import budget_bytes
 
     plans = DatasetPlans.load(options.d, grid.get("plans", "nnUNetPlans"))
     made = sweeps.derive(grid, plans)
-    limit = options.gpu_memory_target
     kept = [v for v in made.variants if limit is None or v.memory <= budget_bytes(limit)]
     if not kept:
         least = min(v.memory for v in made.variants)
@@ -61,7 +64,6 @@ def run(options: argparse.Namespace) -> int:
         over = "" if variant in kept else "   left out: over -gpu_memory_target"
         print(f"  {variant.configuration}  {variant.trainer}  about {gigabytes(variant.memory)}{over}")
 
-    results = nnunet_folder("nnUNet_results")
     folders = [v.folder(results, plans.dataset, plans.name) for v in kept]
     kept_sweep = sweeps.Sweep(tuple(kept), made.configurations)
     failed = 0
@@ -78,6 +80,24 @@ def run(options: argparse.Namespace) -> int:
             print(shlex.join(line))
     print("\n" + sweeps.results_table(kept_sweep, folders, options.f))
     return 1 if failed else 0
+
+
+def _asked_for(options: argparse.Namespace) -> tuple[dict[str, Any], Path]:
+    """The grid and the folder of results; said before torch is imported and before any variant is sized."""
+    from nnunet_mamba.datasets import check_configuration_name, check_folds, dataset_name, plans_file
+    from nnunet_mamba.planning import grid as grids
+
+    grid = grids.load_grid(options.grid)
+    _, results = nnunet_folders("nnUNet_preprocessed", "nnUNet_results")
+    dataset = dataset_name(options.d)
+    plans = plans_file(dataset, grid.get("plans", "nnUNetPlans"))
+    check_configuration_name(grid["configuration"], plans, "configuration")
+    wrong = [fold for fold in options.f if not fold.isdecimal() and fold != "all"]
+    if wrong:
+        raise ValueError(f"-f {' '.join(wrong)}; expected numbers of folds, or all")
+    check_folds(dataset, [int(fold) for fold in options.f if fold != "all"])
+    print(f"{grids.variants(grid)} variants of {grid['configuration']}, {plans.stem}; sizing them", flush=True)
+    return grid, results
 
 
 def _train(root: Path, variant: Variant, fold: str, line: list[str]) -> bool:

@@ -1,5 +1,6 @@
 """Whole cross-validations of several models through nnU-Net's own commands, on this machine or on a SLURM cluster.
 
+models.py    which models, by nnU-Net's names
 study.py     which models, folds and folders
 evidence.py  what shows that a step is done
 steps.py     nnU-Net's commands that are needed, and what each waits for

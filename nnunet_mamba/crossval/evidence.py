@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunet_mamba.crossval.study import Model, Study
+from nnunet_mamba.crossval.models import Model
+from nnunet_mamba.crossval.study import Study
 
 FINAL = "checkpoint_final.pth"
 

@@ -12,14 +12,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from nnunet_mamba import registry
 from nnunet_mamba.crossval.evidence import FINAL, BestFound, Fresh, Preprocessed, Probabilities, Trained, trained_files
-from nnunet_mamba.crossval.study import Model, Study
-
-STOCK_PLANNERS = {
-    "nnUNetPlans": "ExperimentPlanner",
-    **{f"nnUNetResEncUNet{size}Plans": f"nnUNetPlannerResEnc{size}" for size in ("M", "L", "XL")},
-}
+from nnunet_mamba.crossval.models import Model, planner_of
+from nnunet_mamba.crossval.study import Study
 
 
 @dataclass(frozen=True)
@@ -34,20 +29,6 @@ class Step:
     trains: bool = False
     only_repairs: bool = False
     """Whether the step before usually does it already."""
-
-
-def planner_of(plans: str) -> str:
-    """Raises ValueError for plans that no known planner writes."""
-    ours = {n.plans: n.planner for n in registry.NETWORKS} | {
-        n.no_mamba_plans: n.no_mamba_planner for n in registry.NETWORKS
-    }
-    known = {**STOCK_PLANNERS, **ours}
-    if plans not in known:
-        raise ValueError(
-            f"-p {plans}: no such plans yet, and no planner known that writes them; make them first: "
-            f"nnUNetv2_plan_experiment -d DATASET -pl PLANNER -overwrite_plans_name {plans}"
-        )
-    return known[plans]
 
 
 # ------------------------------------------------------------------------------------------------ first half

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,45 +13,10 @@ from nnunetv2.utilities.crossval_split import generate_crossval_split
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from nnunetv2.utilities.utils import get_identifiers_from_splitted_dataset_folder
 
+from nnunet_mamba import datasets
 from nnunet_mamba.checks import nnunet_folder
-from nnunet_mamba.datasets import read_dataset_json
-
-NNUNET_FOLDS = 5
-
-
-@dataclass(frozen=True)
-class Model:
-    """What nnU-Net calls a model: a trainer, plans and one of their configurations."""
-
-    trainer: str
-    plans: str
-    configuration: str
-
-    @property
-    def name(self) -> str:
-        """As nnU-Net names its folder"""
-        return f"{self.trainer}__{self.plans}__{self.configuration}"
-
-    @property
-    def options(self) -> tuple[str, ...]:
-        """For nnU-Net's commands"""
-        return "-tr", self.trainer, "-p", self.plans, "-c", self.configuration
-
-
-def pair_models(trainers: list[str], plans: list[str], configurations: list[str]) -> tuple[Model, ...]:
-    """Every trainer with its plans (one for all, or one for each) in every configuration.
-
-    Raises ValueError for other numbers of plans and for a model that is there twice.
-    """
-    if len(plans) == 1:
-        plans = plans * len(trainers)
-    if len(plans) != len(trainers):
-        raise ValueError(f"-p has {len(plans)} plans for {len(trainers)} trainers; give one for all or one for each")
-    models = tuple(Model(t, p, c) for (t, p), c in product(zip(trainers, plans, strict=True), configurations))
-    twice = sorted({m.name for m in models if models.count(m) > 1})
-    if twice:
-        raise ValueError(f"{', '.join(twice)}: given twice")
-    return models
+from nnunet_mamba.crossval.models import Model
+from nnunet_mamba.datasets import NNUNET_FOLDS, read_dataset_json
 
 
 @dataclass(frozen=True)
@@ -146,15 +109,8 @@ class Study:
         return plans.get_configuration(model.configuration)
 
     def check_folds(self) -> None:
-        """Raises ValueError for folds that the dataset's split does not have: nnU-Net would split at random instead."""
-        split = self.preprocessed / "splits_final.json"
-        if not split.is_file():
-            split = self.raw / "splits_final.json"
-        count = len(json.loads(split.read_text(encoding="utf-8"))) if split.is_file() else NNUNET_FOLDS
-        wrong = [f for f in self.folds if not 0 <= f < count]
-        if wrong:
-            numbers = " ".join(map(str, range(count)))
-            raise ValueError(f"-f {' '.join(map(str, wrong))}: the dataset is split into {count} folds; -f {numbers}")
+        """Raises ValueError for folds that the dataset's split does not have."""
+        datasets.check_folds(self.dataset, self.folds)
 
     def write_split(self) -> None:
         """What nnU-Net's first training would write: before several start at once."""

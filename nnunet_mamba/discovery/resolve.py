@@ -110,6 +110,8 @@ def refusal(folder: str, class_name: str) -> str | None:
     if variant is None:
         return "a suffix stands twice, or _its without a number of epochs"
     conflict = variant.conflict()
+    if conflict is None and sorted(variant.name.split("_")) != sorted(class_name.split("_")):
+        return f"one training has one name, and this one is written {variant.name}"
     return conflict or f"the suffixes have an order, so that one training has one name: {variant.name}"
 
 

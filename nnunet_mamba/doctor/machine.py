@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from nnunet_mamba.checks import export_line
 from nnunet_mamba.doctor.finding import NOTE, OK, PROBLEM, Finding
 
 AREA = "machine"
@@ -33,8 +34,7 @@ def findings() -> Iterator[Finding]:
 def _folder(variable: str, least: int) -> Finding:
     value = os.environ.get(variable)
     if not value:
-        example = f"export {variable}=$HOME/nnunet/{variable.removeprefix('nnUNet_')}"
-        return Finding(AREA, variable, PROBLEM, "not set: nnU-Net cannot work", example)
+        return Finding(AREA, variable, PROBLEM, "not set: nnU-Net cannot work", export_line(variable))
     path = Path(value)
     if not path.is_dir():
         return Finding(AREA, variable, PROBLEM, f"{path}: no such folder", f"mkdir -p {path}")

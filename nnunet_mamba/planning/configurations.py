@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
-from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_mamba.datasets import dataset_name
+from nnunet_mamba.checks import nnunet_folders
+from nnunet_mamba.datasets import dataset_name, plans_file, read_json
 from nnunet_mamba.planning.estimate import architecture_memory, card_gigabytes
 
 AXES = "zyx"
@@ -34,18 +34,10 @@ class DatasetPlans:
     @classmethod
     def load(cls, dataset_id: str | int, *names: str) -> DatasetPlans:
         """The first of these plans that is there. Raises ValueError naming what is and the command that makes them."""
-        if nnUNet_preprocessed is None:
-            raise ValueError("the environment variable nnUNet_preprocessed is not set; nnU-Net keeps its plans there")
+        nnunet_folders("nnUNet_preprocessed")
         dataset = dataset_name(dataset_id)
-        folder = Path(nnUNet_preprocessed) / dataset
-        path = next((p for name in names if (p := folder / f"{name}.json").is_file()), None)
-        if path is None:
-            found = sorted(p.stem for p in folder.glob("*lans*.json"))
-            raise ValueError(
-                f"{dataset} has no {' or '.join(names)}; it has {', '.join(found) or 'no plans at all'}. Make them "
-                f"with nnUNetv2_plan_and_preprocess -d {dataset_id} (and -pl PLANNER), or choose with -p"
-            )
-        plans, information = (json.loads(p.read_text(encoding="utf-8")) for p in (path, folder / "dataset.json"))
+        path = plans_file(dataset, *names)
+        plans, information = read_json(path), read_json(path.parent / "dataset.json")
         return cls(dataset, path, plans, information)
 
     @property

@@ -10,9 +10,9 @@ from nnunet_mamba import registry
 from nnunet_mamba.architectures.plan_keywords import architecture_for
 from nnunet_mamba.planning.configurations import MOST_FEATURES, DatasetPlans, gigabytes, topology
 from nnunet_mamba.planning.estimate import budget_bytes
+from nnunet_mamba.planning.recipe_format import check_recipe
 from nnunet_mamba.planning.recipes import total_stride
 
-NEEDED = ("name", "network", "configuration", "inherits_from", "patch_size", "batch_size", "source", "differs")
 CONV = {2: "torch.nn.modules.conv.Conv2d", 3: "torch.nn.modules.conv.Conv3d"}
 SMALL = 0.5
 """Images smaller than this share of the patch along an axis are mostly padding."""
@@ -29,17 +29,9 @@ class Merged:
     remarks: tuple[str, ...]
 
 
-def check(recipe: Mapping[str, Any]) -> registry.Network:
-    """The recipe's network. Raises ValueError for a recipe that is incomplete."""
-    missing = [key for key in NEEDED if key not in recipe]
-    if missing:
-        raise ValueError(f"recipe {recipe.get('name', '?')}: {', '.join(missing)} missing; not a recipe for plans")
-    return registry.network(recipe["network"])
-
-
 def merge(recipe: Mapping[str, Any], plans: DatasetPlans, budget_gb: float | None = None) -> Merged:
     """Raises ValueError for a recipe that is incomplete, does not divide, or does not fit into `budget_gb`."""
-    network = check(recipe)
+    network = check_recipe(recipe)
     parent = plans.configuration(recipe["inherits_from"])
     dim = len(parent["patch_size"])
     patch = plans.in_plan_order(recipe["patch_size"], dim)
@@ -57,7 +49,7 @@ def merge(recipe: Mapping[str, Any], plans: DatasetPlans, budget_gb: float | Non
     made = {
         "inherits_from": recipe["inherits_from"],
         "patch_size": patch,
-        "batch_size": int(recipe["batch_size"]),
+        "batch_size": recipe["batch_size"],
         "architecture": architecture,
     }
     memory = plans.memory(made)
@@ -100,14 +92,11 @@ def _topology(
     if "topology" in recipe:
         given = recipe["topology"]
         n = len(given["features_per_stage"])
-        kernels, strides = given["kernel_sizes"], given["strides"]
-        if len(kernels) != n or len(strides) != n:
-            raise ValueError(f"recipe {recipe['name']}: topology needs as many kernel_sizes and strides as widths, {n}")
         made = {
             "n_stages": n,
             "features_per_stage": list(given["features_per_stage"]),
-            "kernel_sizes": [[k] * dim for k in kernels],
-            "strides": [[s] * dim for s in strides],
+            "kernel_sizes": [[k] * dim for k in given["kernel_sizes"]],
+            "strides": [[s] * dim for s in given["strides"]],
         }
     else:
         base = recipe.get("base_features", network.base_features)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-import json
+import difflib
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import nnunet_mamba
+from nnunet_mamba.datasets import read_json
 
 
 def recipe_folder() -> Path:
@@ -27,11 +28,19 @@ def recipe_names() -> list[str]:
 def load_recipe(name_or_path: str | Path) -> dict[str, Any]:
     """A recipe by path or by the name of one that comes with the package. Raises ValueError naming those."""
     path = Path(name_or_path)
-    if not path.is_file():
+    if str(name_or_path) in recipe_names():
         path = recipe_folder() / f"{name_or_path}.json"
-    if not path.is_file():
-        raise ValueError(f"no recipe {str(name_or_path)!r}: neither a file nor one of: {', '.join(recipe_names())}")
-    return json.loads(path.read_text(encoding="utf-8"))
+    try:
+        there = path.is_file()
+    except OSError:  # too long to be a file's name
+        there = False
+    if not there:
+        near = difflib.get_close_matches(str(name_or_path), recipe_names(), n=1)
+        meant = f". Did you mean {near[0]}?" if near else ""
+        raise ValueError(
+            f"no recipe {str(name_or_path)!r}: neither a file nor one of: {', '.join(recipe_names())}{meant}"
+        )
+    return read_json(path)
 
 
 def shrunk_configuration(parent: dict[str, Any], recipe: dict[str, Any]) -> dict[str, Any]:

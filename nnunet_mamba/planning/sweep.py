@@ -16,9 +16,7 @@ from typing import Any
 from nnunet_mamba import markdown, registry, trainer_names
 from nnunet_mamba.checks import has_regions
 from nnunet_mamba.planning.configurations import DatasetPlans, for_patch, gigabytes
-
-SETTINGS = ("patch_size", "batch_size", "foreground_oversampling", "initial_lr", "loss")
-KEYS = ("purpose", "plans", "configuration", "trainer", *SETTINGS)
+from nnunet_mamba.planning.grid import SETTINGS
 
 
 @dataclass(frozen=True)
@@ -43,38 +41,6 @@ class Sweep:
     configurations: dict[str, dict[str, Any]]
 
 
-def load_grid(path: Path) -> dict[str, Any]:
-    """A grid file. Raises ValueError naming unknown keys, keys that are missing, and values that are not lists."""
-    try:
-        grid = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not JSON: {error}") from None
-    unknown = [key for key in grid if key not in KEYS]
-    if unknown:
-        raise ValueError(f"{path}: unknown {', '.join(unknown)}; allowed: {', '.join(KEYS)}")
-    for key in ("configuration", "trainer"):
-        if not isinstance(grid.get(key), str):
-            raise ValueError(f"{path}: {key} is missing, for example {EXAMPLE[key]!r}")
-    for key in SETTINGS:
-        if key in grid and (not isinstance(grid[key], list) or not grid[key]):
-            raise ValueError(f"{path}: {key}: {grid[key]!r}; expected a list of values")
-    if not any(key in grid for key in SETTINGS):
-        raise ValueError(f"{path}: nothing to vary; give at least one of {', '.join(SETTINGS)}")
-    return grid
-
-
-EXAMPLE = {
-    "plans": "nnUNetSegMambaPlans",
-    "configuration": "3d_fullres",
-    "trainer": "nnUNetTrainerSegMamba",
-    "patch_size": [[96, 96, 96], [128, 128, 96]],
-    "batch_size": [2, 4],
-    "foreground_oversampling": [0.33, 0.66],
-    "initial_lr": [0.01, 0.001],
-    "loss": ["DiceTopK10"],
-}
-
-
 def derive(grid: Mapping[str, Any], plans: DatasetPlans) -> Sweep:
     """Every combination of the grid's values. Raises ValueError for values that cannot be planned or named."""
     parent_name = grid["configuration"]
@@ -92,7 +58,7 @@ def derive(grid: Mapping[str, Any], plans: DatasetPlans) -> Sweep:
         name = _configuration_name(parent_name, patch, batch)
         if name not in memory:
             planned = parent["patch_size"] if patch is None else plans.in_plan_order(patch, dim)
-            made = for_patch(parent, planned, _batch(parent["batch_size"] if batch is None else batch))
+            made = for_patch(parent, planned, int(parent["batch_size"]) if batch is None else batch)
             memory[name] = plans.memory(made)
             if name != parent_name:
                 configurations[name] = {"inherits_from": parent_name, **made}
@@ -109,7 +75,19 @@ def derive(grid: Mapping[str, Any], plans: DatasetPlans) -> Sweep:
                 f"{', '.join(registry.trainers())}, with or without _5epochs"
             )
         variants.append(Variant(name, trainer, {k: v for k, v in settings.items() if v is not None}, memory[name]))
+    _check_names(variants)
     return Sweep(tuple(variants), configurations)
+
+
+def _check_names(variants: Sequence[Variant]) -> None:
+    """Two trainings of one name would be one: 0.333 and 0.334 are both 33 percent."""
+    seen: dict[tuple[str, str], Variant] = {}
+    for variant in variants:
+        other = seen.setdefault((variant.configuration, variant.trainer), variant)
+        if other is not variant:
+            differing = [k for k, v in variant.settings.items() if other.settings[k] != v]
+            values = ", ".join(f"{k} {other.settings[k]} and {variant.settings[k]}" for k in differing)
+            raise ValueError(f"{values}: both are {variant.trainer}; leave one of them out")
 
 
 def command(variant: Variant, dataset: str, plans: str, fold: str, device: str | None) -> list[str]:
@@ -147,12 +125,6 @@ def _check_loss(losses: Sequence[str | None], plans: DatasetPlans) -> None:
         raise ValueError(
             f"loss {', '.join(refused)}: nnU-Net has it for exclusive labels only; this dataset has regions"
         )
-
-
-def _batch(batch: Any) -> int:
-    if int(batch) != batch or batch < 1:
-        raise ValueError(f"batch_size {batch}; expected whole numbers > 0")
-    return int(batch)
 
 
 def _configuration_name(parent: str, patch: Sequence[int] | None, batch: int | None) -> str:

@@ -94,8 +94,8 @@ WRONG = {
 }
 
 
-def test_what_is_wrong_is_said_at_once(tmp_path: Path) -> None:
-    """Before torch is imported, which alone takes seconds; one process for all."""
+def _said_without_torch(lines: list[str], folder: Path, **variables: str) -> dict[str, str]:
+    """What every command prints; each ends with 2 and before torch, which alone takes seconds, is imported."""
     code = (
         "import io, json, sys; from contextlib import redirect_stderr, redirect_stdout\n"
         "from nnunet_mamba.cli.main import main\n"
@@ -114,14 +114,87 @@ def test_what_is_wrong_is_said_at_once(tmp_path: Path) -> None:
     hidden = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
     environment = {k: v for k, v in os.environ.items() if k not in hidden}
     done = subprocess.run(
-        [sys.executable, "-c", code, json.dumps(list(WRONG))], capture_output=True, text=True, check=False,
-        env=environment, cwd=tmp_path,
+        [sys.executable, "-c", code, json.dumps(lines)], capture_output=True, text=True, check=False,
+        env={**environment, **variables}, cwd=folder,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    for line, (exit_code, text, heavy) in json.loads(done.stdout).items():
+    said = json.loads(done.stdout)
+    for line, (exit_code, text, heavy) in said.items():
         assert exit_code == 2, (line, text)
-        assert WRONG[line] in text, (line, text)
         assert not heavy, f"{line}: torch was imported"
+    return {line: text for line, (_, text, _) in said.items()}
+
+
+def test_what_is_wrong_is_said_at_once(tmp_path: Path) -> None:
+    for line, text in _said_without_torch(list(WRONG), tmp_path).items():
+        assert WRONG[line] in text, (line, text)
+
+
+UNKNOWN = "-d 66: no Dataset066_* in "
+MODEL = "nnUNetTrainer__nnUNetPlans__3d_fullres"
+WRONG_NAMES = {
+    "crossval -d 66 -tr nnUNetTrainer": UNKNOWN,
+    "compare -d 66 A B": UNKNOWN,
+    "plan-from-recipe -d 66 segmamba_brats": UNKNOWN,
+    "sweep -d 66 grid.json": UNKNOWN,
+    "calibrate -d 66 -c 3d_fullres -tr nnUNetTrainer -p nnUNetPlans": UNKNOWN,
+    "postprocess -d 66 -c 3d_fullres -tr nnUNetTrainer -p nnUNetPlans": UNKNOWN,
+    "crossval -d 4 -tr nnUNetTrainer -c 3d_full": "-c 3d_full: nnUNetPlans has 2d, 3d_fullres. Did you mean 3d_fullres",
+    "crossval -d 4 -tr nnUNetTrainer -p nnUNetSegMambaPlans -c 3d_full": "planners make 2d, 3d_lowres, 3d_fullres",
+    "crossval -d 4 -tr nnUNetTrainer -p myPlans": "no planner known that writes them",
+    "crossval -d 4 -tr nnUNetTrainer -f 5": "-f 5: the dataset is split into 5 folds",
+    "crossval -d 4 -tr nnUNetTrainer nnUNetTrainer": "given twice",
+    "crossval -d 4 -tr nnUNetTrainer --hours 0": "--hours 0.0; expected a number > 0",
+    "crossval -d 4 -tr nnUNetTrainer --gpus 0 -device cpu": "--gpus 0 with -device cpu",
+    "crossval -d 4 -tr nnUNetTrainer -o grid.json": "grid.json is a file; expected a folder",
+    "crossval -d 4 -tr nnUNetTrainerSegMamba_1epochs": "this one is written nnUNetTrainerSegMamba_1epoch.",
+    f"compare -d 4 {MODEL} nnUNetTrainer__nnUNetPlans__3d_full": f"In Dataset004_X: {MODEL}. Did you mean {MODEL}?",
+    "compare -d 4 A B -ref nowhere": "-ref nowhere: no such folder",
+    "compare -d 4 A B -ref .": "A, B: no such folder; with -ref, name folders of predictions",
+    "compare -d 4 A B -cohorts nowhere.csv": "-cohorts nowhere.csv: no such file",
+    "compare -d 4 A B -o grid.json": "-o grid.json is a file; expected a folder",
+    "calibrate -d 4 -c 3d_full -tr nnUNetTrainer -p nnUNetPlans": f"Did you mean {MODEL}?",
+    "sweep -d 4 wrong.json": "wrong.json: unknown patch; allowed: purpose, plans",
+    "sweep -d 4 grid.json": "configuration 3d_lowres: nnUNetPlans has 2d, 3d_fullres",
+    "sweep -d 4 grid.json -gpu_memory_target -1": "-gpu_memory_target -1; expected GB, a number > 0",
+    "plan-from-recipe segmamba_brats": "-d DATASET is missing",
+    "plan-from-recipe -d 4 segmamba_brat": "Did you mean segmamba_brats?",
+    "plan-from-recipe -d 4 hippocampus_demo": "not a recipe for plans",
+    "plan-from-recipe -d 4 segmamba_brats -p myPlans": "Dataset004_X has no myPlans; it has nnUNetPlans",
+    "demo --recipe segmamba_brats": "cpu, gpu missing; not a recipe for the demo",
+    "convrt": "Did you mean convert?",
+    "explain": "Verbs: demo, doctor",
+    "": "cross-validate several models",
+}
+
+
+def test_wrong_names_are_told_with_what_is_there(tmp_path: Path) -> None:
+    variables = {v: str(tmp_path / v) for v in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
+    for folder in variables.values():
+        (Path(folder) / "Dataset004_X").mkdir(parents=True)
+    plans = tmp_path / "nnUNet_preprocessed" / "Dataset004_X" / "nnUNetPlans.json"
+    plans.write_text(json.dumps({"configurations": {"2d": {}, "3d_fullres": {}}}))
+    (tmp_path / "nnUNet_results" / "Dataset004_X" / MODEL).mkdir()
+    (tmp_path / "nnUNet_results" / "Dataset004_X" / MODEL / "plans.json").touch()
+    grid = {"configuration": "3d_lowres", "trainer": "nnUNetTrainer", "batch_size": [2]}
+    (tmp_path / "grid.json").write_text(json.dumps(grid))
+    (tmp_path / "wrong.json").write_text(json.dumps({**grid, "patch": 1}))
+    for line, text in _said_without_torch(list(WRONG_NAMES), tmp_path, **variables).items():
+        assert WRONG_NAMES[line] in text, (line, text)
+        if WRONG_NAMES[line] == UNKNOWN:
+            assert "there are: 4 (X)" in text, (line, text)
+
+
+def test_errors_name_the_page_that_explains_them(capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+    for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.delenv(variable, raising=False)
+    code, text = _exit(capsys, "crossval", "-d", "4", "-tr", "nnUNetTrainer")
+    assert code == 2
+    command = text.strip().splitlines()[-1]
+    assert command == "More: nnunet-mamba doctor --explain paths-not-set"
+    assert _exit(capsys, *command.split()[2:])[0] == 0
+    _, text = _exit(capsys, "compare", "-d", "4", "A", "B", "-test", "t")
+    assert "More:" not in text, "no page about it"
 
 
 def test_metrics_are_those_of_the_evaluation() -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from nnunet_mamba.crossval.study import Model, Study, pair_models
+from nnunet_mamba.crossval.models import Model, pair_models
+from nnunet_mamba.crossval.study import Study
 
 DATASET = "Dataset007_Toy"
 CASES = [f"toy_{i:03d}" for i in range(10)]

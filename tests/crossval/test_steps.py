@@ -13,17 +13,17 @@ import pytest
 from nnunet_mamba import registry
 from nnunet_mamba.cli import main as cli
 from nnunet_mamba.crossval.evidence import is_fresh
+from nnunet_mamba.crossval.models import Model, pair_models, planner_of
 from nnunet_mamba.crossval.steps import (
     Step,
     choice,
     first_half,
-    planner_of,
     previous_stage,
     second_half,
     trainings,
     with_previous_stages,
 )
-from nnunet_mamba.crossval.study import Model, Study, pair_models
+from nnunet_mamba.crossval.study import Study
 from tests.crossval.conftest import CASES, choose, finish_fold, write_plans
 
 

@@ -13,6 +13,7 @@ import pytest
 from nnunet_mamba import registry
 from nnunet_mamba.cli import main as cli
 from nnunet_mamba.cli.main import VERBS
+from nnunet_mamba.doctor import names
 from nnunet_mamba.doctor.messages import MESSAGES, Message, explain
 
 EVERY_LINE = [(m, line) for m in MESSAGES for line in m.examples]
@@ -72,6 +73,32 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
     assert cli.main(["doctor", "--explain", "something else"]) == 1
     assert "No message that we know" in capsys.readouterr().out
     assert cli.main(["doctor", "--explain", "x" * 5000]) == 1
+
+
+@pytest.mark.parametrize("path", ["/nonexistent.txt", "log.txt", "~/training_log.txt", "./x/y", "results/fold_0/log"])
+def test_a_path_that_is_not_there_is_no_message(path: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["doctor", "--explain", path]) == 2
+    assert capsys.readouterr().err == f"nnunet-mamba doctor: --explain {path}: no such file\n"
+
+
+def test_a_folder_and_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["doctor", "--explain", str(tmp_path)]) == 2
+    assert "is a folder; name a log file in it" in capsys.readouterr().err
+    for message in MESSAGES:
+        assert cli.main(["doctor", "--explain", message.key]) == 0
+        assert capsys.readouterr().out.startswith(message.examples[0])
+
+
+def test_exit_codes_are_the_same_as_json(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cli.main(["doctor", "--explain", "something else", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out) == []
+    assert cli.main(["doctor", "--explain", "CUDA out of memory", "--json"]) == 0
+    capsys.readouterr()
+    monkeypatch.setattr(names, "_fresh", lambda: dict.fromkeys(registry.class_names(), "found"))
+    monkeypatch.delenv("nnUNet_raw", raising=False)
+    assert cli.main(["doctor", "--json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert report["problems"] == sum(f["state"] == "problem" for f in report["findings"]) > 0
 
 
 def test_explaining_is_quick_and_imports_no_torch() -> None:

@@ -13,8 +13,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from nnunet_mamba.crossval.models import pair_models
 from nnunet_mamba.crossval.slurm import Resources, submit
-from nnunet_mamba.crossval.study import Study, pair_models
+from nnunet_mamba.crossval.study import Study
 from tests.e2e.conftest import CASES, COMMAND_LIMIT_S, SOURCE, Workspace
 
 pytestmark = pytest.mark.slow

@@ -10,7 +10,6 @@ import pytest
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_mamba.planning import configurations
 from nnunet_mamba.planning.configurations import DatasetPlans, for_patch, gigabytes, topology
 from nnunet_mamba.planning.from_recipe import merge, preview
 from nnunet_mamba.planning.recipes import load_recipe, recipe_folder
@@ -29,8 +28,7 @@ def plans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DatasetPlans:
     made["transpose_forward"], made["transpose_backward"] = [1, 0, 2], [1, 0, 2]  # y first
     (folder / "nnUNetPlans.json").write_text(json.dumps(made))
     (folder / "dataset.json").write_text(json.dumps(DATASET_JSON))
-    monkeypatch.setattr(configurations, "nnUNet_preprocessed", str(tmp_path))
-    monkeypatch.setattr(configurations, "dataset_name", lambda name: DATASET)
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path))
     return DatasetPlans.load(999, "nnUNetPlans")
 
 

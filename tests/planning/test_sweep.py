@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,8 @@ from nnunet_mamba.cli.main import main
 from nnunet_mamba.crossval import commands as stock_commands
 from nnunet_mamba.planning.configurations import DatasetPlans
 from nnunet_mamba.planning.estimate import card_gigabytes
-from nnunet_mamba.planning.sweep import EXAMPLE, KEYS, derive, load_grid
+from nnunet_mamba.planning.grid import EXAMPLE, KEYS, load_grid
+from nnunet_mamba.planning.sweep import derive
 from tests.planning.test_configurations import DATASET, plans
 
 __all__ = ["plans"]  # the fixture
@@ -62,7 +62,7 @@ def test_the_plan_itself_can_be_part_of_it(plans: DatasetPlans) -> None:
     ("change", "message"),
     [
         ({"patch_sizes": []}, "unknown patch_sizes; allowed: purpose, plans"),
-        ({"trainer": None}, "trainer is missing, for example 'nnUNetTrainerSegMamba'"),
+        ({"trainer": None}, "trainer is missing, for example 'nnUNetTrainerSegMamba_50epochs'"),
         ({"batch_size": 2}, "batch_size: 2; expected a list of values"),
         ({"batch_size": [0]}, "batch_size 0; expected whole numbers > 0"),
         ({"patch_size": [[16, 16]]}, "expected 3 whole numbers, voxels along x y z"),
@@ -70,7 +70,7 @@ def test_the_plan_itself_can_be_part_of_it(plans: DatasetPlans) -> None:
         ({"loss": ["Focal"]}, "loss 'Focal'; expected one of Dice, CE, TopK10"),
         ({"foreground_oversampling": [66]}, "expected a share between 0 and 1"),
         ({"trainer": "nnUNetTrainerAdam"}, "'nnUNetTrainerAdam_fg33' is not ours"),
-        ({"configuration": "4d"}, "configuration '4d' is not in nnUNetPlans"),
+        ({"configuration": "4d"}, "configuration 4d: nnUNetPlans has 2d, 3d_fullres"),
     ],
 )
 def test_grids_that_cannot_be(
@@ -93,8 +93,9 @@ def test_the_example_in_the_help_is_a_grid(tmp_path: Path, capsys: pytest.Captur
     with pytest.raises(SystemExit):
         main(["sweep", "--help"])
     shown = capsys.readouterr().out
-    text = re.sub(r"   +(voxels|nnU-Net's).*", "", shown[shown.index("{\n") :])
-    assert set(json.loads(text)) == set(EXAMPLE) == set(KEYS) - {"purpose"}
+    text = shown[shown.index("{\n") : shown.index("\n}\n") + 2]
+    assert json.loads(text) == EXAMPLE
+    assert set(EXAMPLE) == set(KEYS) - {"purpose"}
     path = tmp_path / "g.json"
     path.write_text(text)
     assert load_grid(path)

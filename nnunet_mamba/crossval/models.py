@@ -1,0 +1,62 @@
+"""Which models are cross-validated, by nnU-Net's names. Imports nothing heavy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+
+from nnunet_mamba import registry
+
+STOCK_PLANNERS = {
+    "nnUNetPlans": "ExperimentPlanner",
+    **{f"nnUNetResEncUNet{size}Plans": f"nnUNetPlannerResEnc{size}" for size in ("M", "L", "XL")},
+}
+
+
+@dataclass(frozen=True)
+class Model:
+    """What nnU-Net calls a model: a trainer, plans and one of their configurations."""
+
+    trainer: str
+    plans: str
+    configuration: str
+
+    @property
+    def name(self) -> str:
+        """As nnU-Net names its folder"""
+        return f"{self.trainer}__{self.plans}__{self.configuration}"
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """For nnU-Net's commands"""
+        return "-tr", self.trainer, "-p", self.plans, "-c", self.configuration
+
+
+def pair_models(trainers: list[str], plans: list[str], configurations: list[str]) -> tuple[Model, ...]:
+    """Every trainer with its plans (one for all, or one for each) in every configuration.
+
+    Raises ValueError for other numbers of plans and for a model that is there twice.
+    """
+    if len(plans) == 1:
+        plans = plans * len(trainers)
+    if len(plans) != len(trainers):
+        raise ValueError(f"-p has {len(plans)} plans for {len(trainers)} trainers; give one for all or one for each")
+    models = tuple(Model(t, p, c) for (t, p), c in product(zip(trainers, plans, strict=True), configurations))
+    twice = sorted({m.name for m in models if models.count(m) > 1})
+    if twice:
+        raise ValueError(f"{', '.join(twice)}: given twice")
+    return models
+
+
+def planner_of(plans: str) -> str:
+    """Raises ValueError for plans that no known planner writes."""
+    ours = {n.plans: n.planner for n in registry.NETWORKS} | {
+        n.no_mamba_plans: n.no_mamba_planner for n in registry.NETWORKS
+    }
+    known = {**STOCK_PLANNERS, **ours}
+    if plans not in known:
+        raise ValueError(
+            f"-p {plans}: no such plans yet, and no planner known that writes them; make them first: "
+            f"nnUNetv2_plan_experiment -d DATASET -pl PLANNER -overwrite_plans_name {plans}"
+        )
+    return known[plans]
