@@ -111,6 +111,11 @@ def topology(patch: Sequence[int], spacing: Sequence[float], base: int, most: in
             f"{[int(d) for d in divisors]}; use {[int(f) for f in fitting]}"
         )
     n = len(strides)
+    if n < 2:
+        raise ValueError(
+            f"patch {list(patch)} (order of the plan's axes): too small, nnU-Net's rules give it a single stage; use "
+            f"at least {2 * MIN_EDGE} voxels along an axis"
+        )
     return {
         "n_stages": n,
         "features_per_stage": [min(most, base * 2**i) for i in range(n)],

@@ -58,13 +58,13 @@ def _are_texts(value: Any) -> bool:
 
 
 def _are_whole(most: int) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, list) and 0 < len(value) <= MOST_STAGES and all(
+    return lambda value: isinstance(value, list) and 1 <= len(value) <= MOST_STAGES and all(
         is_whole(v, most) for v in value
     )  # fmt: skip
 
 
 def _numbers(what: str, most: int) -> str:
-    return f"a list of 1 to {MOST_STAGES} whole numbers from 1 to {most}, {what}"
+    return f"a list of at most {MOST_STAGES} whole numbers from 1 to {most}, {what}"
 
 
 NAMES = "letters, digits, single underscores, dots and dashes, as in a folder's name"
@@ -120,6 +120,8 @@ def check_recipe(recipe: Mapping[str, Any]) -> registry.Network:
         n = len(topology["features_per_stage"])
         if len(topology["kernel_sizes"]) != n or len(topology["strides"]) != n:
             raise ValueError(f"{what}: topology needs as many kernel_sizes and strides as widths, {n}")
+        if n < 2:
+            raise ValueError(f"{what}: topology has {n} stage; expected 2 to {MOST_STAGES}")
         too_much = [key for key in ("base_features", "max_features") if key in recipe]
         if too_much:
             raise ValueError(f"{what}: {', '.join(too_much)}: topology has the widths already; leave one of them out")
