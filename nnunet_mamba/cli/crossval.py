@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from nnunet_mamba.checks import NNUNET_FOLDERS, nnunet_folder, nnunet_folders
 
 if TYPE_CHECKING:
+    from nnunet_mamba.crossval.local import Outcome
     from nnunet_mamba.crossval.models import Model
     from nnunet_mamba.crossval.study import Study
 
@@ -119,13 +120,23 @@ def run_here(study: Study, gpus: list[str] | None) -> int:
     if not outcome.failed:
         outcome = local.run_all(second_half(study), study, slots)
     if outcome.failed:
-        print(f"\nFailed: {', '.join(outcome.failed)}. Not tried, since they need these: "
-              f"{', '.join(outcome.not_tried) or 'none'}.\nRun the same command again to continue.")  # fmt: skip
+        _print_failures(outcome)
         return 1
     print(f"\nReport: {study.out / 'comparison' / 'report.html'}")
     if study.unseen_labels is not None:
         print(f"Unseen cases: {study.out / 'comparison_unseen' / 'report.html'}")
     return 0
+
+
+def _print_failures(outcome: Outcome) -> None:
+    failed = [name for name in outcome.failed if name not in outcome.busy]
+    print()
+    if failed:
+        print(f"Failed: {', '.join(failed)}.")
+    if outcome.busy:
+        print(f"Left to another process, named above: {', '.join(outcome.busy)}.")
+    print(f"Not tried, since they need these: {', '.join(outcome.not_tried) or 'none'}.\n"
+          "Run the same command again to continue.")  # fmt: skip
 
 
 def _print_commands(study: Study) -> int:

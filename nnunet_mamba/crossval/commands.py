@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,6 +16,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from nnunet_mamba.crossval import guard
 
 try:
     import fcntl
@@ -27,8 +31,15 @@ GIST = re.compile(r"Epoch \d+|Pseudo dice|Mean Validation Dice|\bpredicting\b", 
 TIMESTAMP = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+: ")
 
 
+END_LIMIT_S = 30
+
+
 class CommandFailedError(RuntimeError):
     """A command of nnU-Net ended with an error; the message ends with its last lines."""
+
+
+class BusyError(ValueError):
+    """Another process does the same; the message says which and how to end it."""
 
 
 def environment(device: str) -> dict[str, str]:
@@ -46,7 +57,7 @@ class StockCommands:
     root: Path
     environment: dict[str, str]
     inherited: tuple[int, ...] = ()
-    """File descriptors that the commands keep open, locks for instance."""
+    """Descriptors of locks, which commands keep open and which say who holds them."""
 
     def run(self, step: str, command: Sequence[str], title: str) -> None:
         """Run `command` unless the marker of `step` says that exactly this command has succeeded before.
@@ -94,6 +105,9 @@ class StockCommands:
         )
         assert process.stdout is not None
         _RUNNING.add(process)
+        watch = _guard(process.pid)
+        for lock in self.inherited:
+            _write_holder(lock, process.pid, command)
         try:
             with log.open("w", encoding="utf-8") as file:
                 for line in process.stdout:
@@ -107,6 +121,7 @@ class StockCommands:
             raise
         finally:
             _RUNNING.discard(process)
+            _dismiss(watch)
 
 
 _RUNNING: set[subprocess.Popen[str]] = set()
@@ -122,25 +137,76 @@ def _end(process: subprocess.Popen[str]) -> None:
     # the whole session: nnU-Net's data workers would outlive their parent otherwise
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(END_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+
+
+def _guard(group: int) -> subprocess.Popen[bytes] | None:
+    """Watches us for the command: a killed process ends nothing itself, and data workers outlive their parent."""
+    if not hasattr(os, "killpg"):
+        return None
+    return subprocess.Popen(
+        [sys.executable, "-S", "-E", guard.__file__, str(group)], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+
+
+def _dismiss(watch: subprocess.Popen[bytes] | None) -> None:
+    if watch is not None:
+        with suppress(BrokenPipeError):
+            watch.communicate(b"x")
 
 
 @contextmanager
 def exclusive(path: Path, what: str) -> Iterator[tuple[int, ...]]:
     """Hold the lock `path`, and give the descriptor with which commands hold it too, should they outlive us.
 
-    Raises ValueError if somebody else holds it.
+    Raises BusyError if somebody else holds it.
     """
     if fcntl is None:
         yield ()
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
+    with path.open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise ValueError(f"{what}: another process is at it, perhaps one left over; it holds {path}") from None
+            raise BusyError(f"{what}: another process is at it{_holder(path)}; lock: {path}") from None
+        _write_holder(file.fileno(), None, ())
         yield (file.fileno(),)
+
+
+def _write_holder(lock: int, command_pid: int | None, command: Sequence[str]) -> None:
+    content = {"host": socket.gethostname(), "pid": os.getpid(), "command_pid": command_pid,
+               "command": shlex.join(command)}  # fmt: skip
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, json.dumps(content).encode(), 0)
+
+
+def _holder(lock: Path) -> str:
+    """Who holds a lock, and what ends it; "" where that is not known"""
+    try:
+        found = json.loads(lock.read_text(encoding="utf-8"))
+        host, pid, command_pid, command = (found[k] for k in ("host", "pid", "command_pid", "command"))
+    except (OSError, ValueError, KeyError, TypeError):  # taken this moment, or by an older version
+        return ""
+    here = "" if host == socket.gethostname() else f" on {host}"
+    if here or _is_alive(pid):
+        return f": pid {pid}{here}{f', running {command}' if command else ''}. To end it and what it runs: kill {pid}"
+    return f", left over: pid {command_pid}, {command}. To end it: kill -- -{command_pid}"
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        pass
+    return True
 
 
 def _short(line: str) -> str:

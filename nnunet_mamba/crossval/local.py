@@ -8,7 +8,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
-from nnunet_mamba.crossval.commands import CommandFailedError, StockCommands, end_running, environment, exclusive
+from nnunet_mamba.crossval.commands import (
+    BusyError,
+    CommandFailedError,
+    StockCommands,
+    end_running,
+    environment,
+    exclusive,
+)
 from nnunet_mamba.crossval.energy import ENERGY, measured
 from nnunet_mamba.crossval.steps import Step
 from nnunet_mamba.crossval.study import Study
@@ -23,6 +30,8 @@ class Outcome:
     done_before: list[str] = field(default_factory=list)
     done: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
+    busy: list[str] = field(default_factory=list)
+    """Of the failed ones: those that another process does at this moment."""
     not_tried: list[str] = field(default_factory=list)
 
 
@@ -101,6 +110,10 @@ def _note(job: Future[bool], step: Step, finished: set[str], outcome: Outcome) -
     try:
         (outcome.done if job.result() else outcome.done_before).append(step.name)
         finished.add(step.name)
+    except BusyError as error:
+        outcome.failed[step.name] = str(error)
+        outcome.busy.append(step.name)
+        print(f"    left alone: {error}", flush=True)
     except (CommandFailedError, ValueError, OSError) as error:
         outcome.failed[step.name] = str(error)
         print(f"    failed, going on with what does not need it: {error}", flush=True)

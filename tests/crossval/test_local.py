@@ -14,7 +14,7 @@ import pytest
 
 from nnunet_mamba.crossval import commands as stock_commands
 from nnunet_mamba.crossval import local
-from nnunet_mamba.crossval.commands import CommandFailedError, exclusive
+from nnunet_mamba.crossval.commands import BusyError, CommandFailedError, exclusive
 from nnunet_mamba.crossval.evidence import Fresh
 from nnunet_mamba.crossval.local import Slot, run_all, run_step
 from nnunet_mamba.crossval.steps import Step
@@ -78,34 +78,100 @@ def test_what_somebody_else_trains_is_refused(study: Study, tmp_path: Path) -> N
     step = _step(tmp_path, "train_x")
     with (
         exclusive(study.results / local.LOCKS / "train_x.lock", "first"),
-        pytest.raises(ValueError, match="Step train_x: another process is at it, perhaps one left over"),
+        pytest.raises(BusyError, match=f"Step train_x: another process is at it: pid {os.getpid()}"),
     ):
         run_step(step, study, {})
     assert run_step(step, study, {})
 
 
-ORPHAN = """
+def test_what_somebody_else_trains_has_not_failed(study: Study, tmp_path: Path, capsys) -> None:
+    steps = [_step(tmp_path, "train_x"), _step(tmp_path, "needs it", "train_x")]
+    with exclusive(study.results / local.LOCKS / "train_x.lock", "first"):
+        outcome = run_all(steps, study, [Slot(None)])
+    assert outcome.busy == ["train_x"]
+    assert outcome.not_tried == ["needs it"]
+    assert "left alone: Step train_x: another process" in capsys.readouterr().out
+
+
+PARENT = """
 import sys
 from pathlib import Path
 from nnunet_mamba.crossval import commands as c
 c.find_command = lambda name: name
 root = Path(sys.argv[1])
+if "unguarded" in sys.argv:
+    c._guard = lambda group: None
+script = f"sleep 60 & echo $! > {root}/grandchild; echo $$ > {root}/child; wait"
 with c.exclusive(root / "lock", "step") as inherited:
-    c.StockCommands(root, {}, inherited).execute("step", ["sh", "-c", f"echo $$ > {root}/child; sleep 60"])
+    c.StockCommands(root, {}, inherited).execute("step", ["sh", "-c", script])
 """
 
 
-def test_a_command_that_outlives_us_keeps_its_lock(tmp_path: Path) -> None:
-    process = subprocess.Popen([sys.executable, "-c", ORPHAN, str(tmp_path)])
-    child = tmp_path / "child"
+def _parent_of_a_command(root: Path, *more: str) -> tuple[subprocess.Popen[bytes], int, int]:
+    """A process like ours, its command, and a process that the command has started, as nnU-Net starts data workers"""
+    process = subprocess.Popen([sys.executable, "-c", PARENT, str(root), *more])
+    child = root / "child"
     deadline = time.monotonic() + 30
-    while not (child.exists() and child.read_text().strip()) and time.monotonic() < deadline:
+    while not (child.exists() and child.read_text().strip() and "sleep" in _lock(root)):
+        assert time.monotonic() < deadline
         time.sleep(0.05)
+    return process, int(child.read_text()), int((root / "grandchild").read_text())
+
+
+def _lock(root: Path) -> str:
+    return (root / "lock").read_text() if (root / "lock").is_file() else ""
+
+
+def _runs(pid: int) -> bool:
+    """A zombie has ended; who collects it depends on the machine"""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    stat = Path(f"/proc/{pid}/stat")
+    return not stat.exists() or stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGHUP])
+def test_what_a_killed_process_has_started_ends_with_it(tmp_path: Path, number: signal.Signals) -> None:
+    process, child, grandchild = _parent_of_a_command(tmp_path)
+    process.send_signal(number)
+    process.wait(20)
+    deadline = time.monotonic() + 30
+    while _runs(child) or _runs(grandchild):
+        assert time.monotonic() < deadline, "still running"
+        time.sleep(0.05)
+    with exclusive(tmp_path / "lock", "step"):
+        pass
+
+
+def test_a_lock_says_who_holds_it_and_how_to_end_it(tmp_path: Path) -> None:
+    process, child, grandchild = _parent_of_a_command(tmp_path)
+    try:
+        said = rf"at it: pid {process.pid}, running sh -c '.*'\. .*: kill {process.pid};"
+        with pytest.raises(BusyError, match=said), exclusive(tmp_path / "lock", "step"):
+            pass
+    finally:
+        process.terminate()  # as the message says
+        process.wait(20)
+    deadline = time.monotonic() + 30
+    while _runs(child) or _runs(grandchild):
+        assert time.monotonic() < deadline, "still running"
+        time.sleep(0.05)
+
+
+def test_a_command_that_outlives_us_keeps_its_lock(tmp_path: Path) -> None:
+    process, number, _ = _parent_of_a_command(tmp_path, "unguarded")
+    deadline = time.monotonic() + 30
     process.kill()
     process.wait()
-    number = int(child.read_text())
     try:
-        with pytest.raises(ValueError, match="another process is at it"), exclusive(tmp_path / "lock", "step"):
+        with (
+            pytest.raises(
+                ValueError, match=rf"another process is at it, left over: pid {number}, .*: kill -- -{number};"
+            ),
+            exclusive(tmp_path / "lock", "step"),
+        ):
             pass
     finally:
         os.killpg(number, signal.SIGKILL)
