@@ -1,12 +1,43 @@
 """Mamba segmentation networks for stock nnU-Net v2.
 
 Importing this package makes its trainers and planners known to nnU-Net in this process; an installed package does so in
-every process by itself (see `nnunet_mamba.discovery`).
+every process by itself (see `nnunet_mamba.discovery`). The networks are here too, `from nnunet_mamba import SegMamba`;
+torch is imported with the first of them.
 """
 
 from nnunet_mamba.discovery import hook
 from nnunet_mamba.version import __version__
 
-__all__ = ["__version__"]
+TYPE_CHECKING = False  # without typing, which would cost more than the rest
+if TYPE_CHECKING:
+    from nnunet_mamba.architectures.lightmunet import LightMUNet
+    from nnunet_mamba.architectures.mamba_encoder import MambaEncoder
+    from nnunet_mamba.architectures.segmamba import SegMamba
+    from nnunet_mamba.architectures.segmamba_v2 import SegMambaV2
+    from nnunet_mamba.architectures.segresmamba import SegResMamba
+    from nnunet_mamba.architectures.umamba import UMambaBot, UMambaEnc
+
+__all__ = [
+    "LightMUNet",
+    "MambaEncoder",
+    "SegMamba",
+    "SegMambaV2",
+    "SegResMamba",
+    "UMambaBot",
+    "UMambaEnc",
+    "__version__",
+]
 
 hook.install()
+
+
+def __getattr__(name):  # pyright: ignore[reportMissingParameterType]
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from nnunet_mamba import registry
+
+    return registry.network(name).load_architecture()
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})

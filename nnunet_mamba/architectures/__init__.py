@@ -1,1 +1,1 @@
-"""The networks: plain `nn.Module`s, usable without nnU-Net. One file per paper."""
+"""The networks: plain `nn.Module`s, usable without nnU-Net. One file per paper; `from nnunet_mamba import SegMamba`."""

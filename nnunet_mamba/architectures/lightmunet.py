@@ -28,8 +28,14 @@ GROUPS = 8
 
 
 class LightMUNet(PlannedNetwork):
-    """LightM-UNet. `blocks_down`: residual Mamba blocks per encoder stage; None: 1, 2, ..., 2, 4 as released.
+    """LightM-UNet.
 
+    `input_channels`: of the image; `num_classes`: of the logits, with background; `conv_op`: torch.nn.Conv2d or Conv3d.
+    `n_stages`, `features_per_stage`, `kernel_sizes`, `strides`: one entry per plan stage, full resolution first, or one
+    number for all; strides[0] is 1.
+    `d_state`, `d_conv`, `expand`: of the Mamba layers: state size, taps of the convolution, expansion of the width.
+    `deep_supervision`: a list of logits, finest first; `network.decoder.deep_supervision` turns it on and off later.
+    `blocks_down`: residual Mamba blocks per encoder stage; None: 1, 2, ..., 2, 4 as released.
     `blocks_up`: residual blocks per decoder stage.
     `mixer`: "mamba", or "none" for the no-Mamba twin, whose layers keep their norm and linear map only.
     Raises ValueError for keywords that contradict each other, and for a patch not divisible by the strides.

@@ -38,6 +38,11 @@ MLP_RATIO = 2
 class MambaEncoder(PlannedNetwork):
     """Mamba encoder.
 
+    `input_channels`: of the image; `num_classes`: of the logits, with background; `conv_op`: torch.nn.Conv2d or Conv3d.
+    `n_stages`, `features_per_stage`, `kernel_sizes`, `strides`: one entry per plan stage, full resolution first, or one
+    number for all; strides[0] is 1.
+    `d_state`, `d_conv`, `expand`: of the Mamba layers: state size, taps of the convolution, expansion of the width.
+    `deep_supervision`: a list of logits, finest first; `network.decoder.deep_supervision` turns it on and off later.
     `depths`: blocks per encoder stage. `scan`: "forward", "bidirectional" or "tri-orientated".
     `mixer`: "mamba", or "none" for the no-Mamba twin, without its Mamba layers.
     Raises ValueError for keywords that contradict each other, and for a patch not divisible by the strides.

@@ -42,7 +42,11 @@ from nnunet_mamba.ops.tri_scan.orders import ORDERS
 class SegMamba(PlannedNetwork):
     """SegMamba.
 
-    `features_per_stage`, `kernel_sizes`, `strides`: one entry per plan stage, full resolution first; strides[0] is 1.
+    `input_channels`: of the image; `num_classes`: of the logits, with background; `conv_op`: torch.nn.Conv2d or Conv3d.
+    `n_stages`, `features_per_stage`, `kernel_sizes`, `strides`: one entry per plan stage, full resolution first, or one
+    number for all; strides[0] is 1.
+    `d_state`, `d_conv`, `expand`: of the Mamba layers: state size, taps of the convolution, expansion of the width.
+    `deep_supervision`: a list of logits, finest first; `network.decoder.deep_supervision` turns it on and off later.
     `depths`: Mamba layers per stage, one number or one per stage after the first.
     `n_slices`: slices of the inter-slice scan per stage after the first, as released code fixes them; None: the size of
     the map's first axis, which always works.

@@ -32,6 +32,11 @@ REDUCTION = 8
 class SegMambaV2(PlannedNetwork):
     """SegMamba-V2.
 
+    `input_channels`: of the image; `num_classes`: of the logits, with background; `conv_op`: torch.nn.Conv2d or Conv3d.
+    `n_stages`, `features_per_stage`, `kernel_sizes`, `strides`: one entry per plan stage, full resolution first, or one
+    number for all; strides[0] is 1.
+    `d_state`, `d_conv`, `expand`: of the Mamba layers: state size, taps of the convolution, expansion of the width.
+    `deep_supervision`: a list of logits, finest first; `network.decoder.deep_supervision` turns it on and off later.
     `depths`: convolution blocks and, in the deeper half, Mamba layers per stage after the first.
     `mixer`: "mamba", or "none" for the no-Mamba twin, without its Mamba layers.
     Raises ValueError for keywords that contradict each other, and for a patch not divisible by the strides.

@@ -31,6 +31,11 @@ SKIPS = ("sum", "concat")
 class SegResMamba(PlannedNetwork):
     """SegResMamba.
 
+    `input_channels`: of the image; `num_classes`: of the logits, with background; `conv_op`: torch.nn.Conv2d or Conv3d.
+    `n_stages`, `features_per_stage`, `kernel_sizes`, `strides`: one entry per plan stage, full resolution first, or one
+    number for all; strides[0] is 1.
+    `d_state`, `d_conv`, `expand`: of the Mamba layers: state size, taps of the convolution, expansion of the width.
+    `deep_supervision`: a list of logits, finest first; `network.decoder.deep_supervision` turns it on and off later.
     The encoder's stage i has the width of plan stage i-1; the last plan width is not used.
     `skip`: "sum" as published, or "concat" (then a 1x1 convolution), to check the paper's claim for sums.
     `n_slices`: slices of the inter-slice scan, None: the first axis of the scanned map.

@@ -26,6 +26,11 @@ from nnunet_mamba.blocks.mamba import Mamba, MambaLayer, normed_mamba
 class UMamba(PlannedNetwork):
     """Both variants, see UMambaEnc and UMambaBot.
 
+    `input_channels`: of the image; `num_classes`: of the logits, with background; `conv_op`: torch.nn.Conv2d or Conv3d.
+    `n_stages`, `features_per_stage`, `kernel_sizes`, `strides`: one entry per plan stage, full resolution first, or one
+    number for all; strides[0] is 1.
+    `d_state`, `d_conv`, `expand`: of the Mamba layers: state size, taps of the convolution, expansion of the width.
+    `deep_supervision`: a list of logits, finest first; `network.decoder.deep_supervision` turns it on and off later.
     `n_conv_per_stage`, `n_conv_per_stage_decoder`: residual blocks per stage; the deeper half has one, as released.
     `patch_size`: given, stages with no more voxels than channels scan over channels instead of voxels, as released;
     their weights then fit this patch only, and any other raises ValueError. None: all stages scan over voxels.
@@ -82,7 +87,7 @@ class UMamba(PlannedNetwork):
 
 
 class UMambaEnc(UMamba):
-    """Mamba layers in the encoder."""
+    """Mamba layers in the encoder. Keywords: see UMamba; `input_channels`, `num_classes` and `conv_op` among them."""
 
     def _mamba_stages(self) -> tuple[int, ...]:
         n = self.topology.n_stages
@@ -91,7 +96,10 @@ class UMambaEnc(UMamba):
 
 
 class UMambaBot(UMamba):
-    """One Mamba layer at the bottleneck. `patch_size` makes no difference."""
+    """One Mamba layer at the bottleneck. `patch_size` makes no difference.
+
+    Keywords: see UMamba; `input_channels`, `num_classes` and `conv_op` among them.
+    """
 
     def _mamba_stages(self) -> tuple[int, ...]:
         return ()

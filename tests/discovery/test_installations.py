@@ -163,6 +163,8 @@ def test_wheel_is_small_and_whole(wheel: Path) -> None:
     assert wheel.stat().st_size < 5_000_000
     for needed in (
         "nnunet_mamba_autoload.pth",
+        "nnunet_mamba/py.typed",
+        "dataset_conversion/py.typed",
         "nnunet_mamba/recipes/hippocampus_demo.json",
         "nnunet_mamba/data/hippocampus/ATTRIBUTION.md",
         "nnunet_mamba/data/hippocampus/Task04_Hippocampus/dataset.json",

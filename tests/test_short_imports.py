@@ -1,0 +1,50 @@
+"""The networks are found at the top of the package, say what they are given, and cost nothing until they are used."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import nnunet_mamba
+from nnunet_mamba import registry
+
+
+@pytest.mark.parametrize("record", registry.NETWORKS, ids=lambda r: r.name)
+def test_every_network_is_at_the_top_and_documents_its_arguments(record: registry.Network) -> None:
+    network = getattr(nnunet_mamba, record.name)
+    assert network is record.load_architecture()
+    assert record.name in nnunet_mamba.__all__
+    assert record.name in dir(nnunet_mamba)
+    for word in ("`input_channels`", "`num_classes`", "`conv_op`"):
+        assert word in (inspect.getdoc(network) or "")
+    parent = network.__mro__[1] if network.__init__ is network.__mro__[1].__init__ else network
+    text = inspect.getdoc(parent) or ""
+    missing = [k for k in inspect.signature(network.__init__).parameters if k != "self" and f"`{k}`" not in text]
+    assert not missing
+
+
+def test_other_names_are_refused() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'Segmamba'"):
+        nnunet_mamba.Segmamba  # noqa: B018
+
+
+def test_the_package_stays_cheap() -> None:
+    code = (
+        "import sys; before = set(sys.modules); import nnunet_mamba\n"
+        "new = {m.split('.')[0] for m in set(sys.modules) - before}\n"
+        "assert new <= {'nnunet_mamba'}, new\n"
+        "assert 'nnunet_mamba.registry' not in sys.modules\n"
+        "from nnunet_mamba import SegMamba; assert 'torch' in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_hints_are_shipped() -> None:
+    root = Path(nnunet_mamba.__file__).parent
+    assert (root / "py.typed").is_file()
+    assert (root.parent / "dataset_conversion" / "py.typed").is_file()
