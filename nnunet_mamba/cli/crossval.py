@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("-d", required=True, metavar="DATASET", help="dataset id or name, in $nnUNet_raw")
     parser.add_argument("-c", nargs="+", default=["3d_fullres"], metavar="CONFIGURATION", help="default: 3d_fullres")
-    parser.add_argument("-tr", nargs="+", required=True, metavar="TRAINER")
+    parser.add_argument("-tr", nargs="+", required=True, metavar="TRAINER", help="one or more")
     parser.add_argument("-p", nargs="+", default=["nnUNetPlans"], metavar="PLANS",
                         help="one for all trainers, or one for each; default: nnUNetPlans")  # fmt: skip
     parser.add_argument("-f", nargs="+", type=int, default=[0, 1, 2, 3, 4], metavar="FOLD", help="default: 0 1 2 3 4")

@@ -17,7 +17,7 @@ SWEEPS = "sweeps"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("grid", type=Path, metavar="GRID.json")
+    parser.add_argument("grid", type=Path, metavar="GRID.json", help="the grid, see below")
     parser.add_argument("-d", required=True, metavar="DATASET", help="dataset id or name; planned and preprocessed")
     parser.add_argument("-f", nargs="+", default=["0"], metavar="FOLD", help="folds (default: 0)")
     parser.add_argument("-device", choices=("cuda", "cpu", "mps"), default=None, help="for nnUNetv2_train")
