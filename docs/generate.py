@@ -197,8 +197,8 @@ def _keywords(record: registry.Network) -> dict[str, str]:
 def _recipes() -> str:
     example = (recipe_folder() / "segmamba_brats.json").read_text(encoding="utf-8").strip()
     return (
-        "# Recipes\n\nWhat a paper or report used, for `nnunet-mamba plan-from-recipe -d DATASET FILE.json`. A key that "
-        "is not in this list, or a value of another kind, is refused.\n\n"
+        "# Recipes\n\nWhat a paper or report used, for `nnunet-mamba plan-from-recipe -d DATASET FILE.json`. A key "
+        "that is not in this list, or a value of another kind, is refused.\n\n"
         f"{_fields(RECIPE)}\n\nIn `topology`:\n\n{_fields(TOPOLOGY)}\n\n"
         f"For example:\n\n```json\n{example}\n```\n"
     )

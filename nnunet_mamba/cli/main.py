@@ -85,9 +85,9 @@ def _find_model(options: argparse.Namespace) -> None:
 
 def _page(error: str) -> str:
     """The command that explains a message further, if one does"""
-    from nnunet_mamba.doctor.messages import explain
+    from nnunet_mamba.doctor.messages import FILE_NOT_FOUND, explain
 
-    found = explain(error)
+    found = [m for m in explain(error) if m is not FILE_NOT_FOUND]  # it would say the same again
     return f"\nMore: nnunet-mamba doctor --explain {found[0].key}" if found else ""
 
 

@@ -5,25 +5,10 @@ The documentation's pages on errors are made from this list, so that a search fo
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
+from nnunet_mamba.doctor.first_errors import FILE_NOT_FOUND, FIRST_ERRORS
+from nnunet_mamba.doctor.message import Message
 
-
-@dataclass(frozen=True)
-class Message:
-    """`examples`: literal lines as they are printed, the first the page's title; `pattern` must match each of them."""
-
-    key: str
-    examples: tuple[str, ...]
-    pattern: str
-    cause: str
-    remedy: str
-
-    def matches(self, text: str) -> bool:
-        return re.search(self.pattern, text, re.IGNORECASE) is not None
-
-
-MESSAGES = (
+_OF_TRAININGS = (
     Message(
         "selective-scan-cuda-missing",
         ("ModuleNotFoundError: No module named 'selective_scan_cuda'",
@@ -133,7 +118,7 @@ MESSAGES = (
         ("RuntimeError: One or more background workers are no longer alive. Exiting.",
          "RuntimeError: Some background workers are no longer alive",
          "RuntimeError: Some background worker is 6 feet under. Yuck."),
-        r"background workers? (are|is) (no longer alive|6 feet under)|Some background worker",
+        r"background workers? (are|is) (no longer alive|6 feet under)|Some background worker|(Background|export) workers? died",
         "A process that loads, augments or exports data was ended, nearly always by the system for want of memory (RAM). The "
         "real message stands above this one, or in `dmesg`.",
         "Fewer processes: `nnUNet_n_proc_DA=2 nnUNetv2_train ...`; `-np 1` in preprocessing, `-npp 1 -nps 1` in prediction. In a "
@@ -163,7 +148,8 @@ MESSAGES = (
         ("RuntimeError: Fingerprint missing for this dataset. Please run nnUNetv2_extract_fingerprint",
          "FileNotFoundError: [Errno 2] No such file or directory: '.../nnUNet_preprocessed/Dataset004_X/nnUNetPlans.json'",
          "FileNotFoundError: [Errno 2] No such file or directory: '.../Dataset004_X/dataset_fingerprint.json'"),
-        r"Fingerprint missing|No such file or directory: .*(Plans\.json|dataset_fingerprint\.json)",
+        r"Fingerprint missing|No such file or directory: .*(Plans\.json|dataset_fingerprint\.json)|Source plans are missing"
+        r"|Cannot move plans|Expected plans file \(|has no \S+; it has ",
         "The dataset has not been planned with these plans, or nnUNet_preprocessed points elsewhere.",
         "`nnUNetv2_plan_and_preprocess -d DATASET -pl nnUNetPlannerSegMamba` writes nnUNetSegMambaPlans; without `-pl`, "
         "nnUNetPlans. `nnunet-mamba crossval` does it by itself.",
@@ -179,16 +165,6 @@ MESSAGES = (
         '[3]}, "regions_class_order": [2, 1, 3]`. `nnunet-mamba convert brats` writes it.',
     ),
     Message(
-        "labels-not-consecutive",
-        ("AssertionError: Labels must be in consecutive order (0, 1, 2, ...). The labels [4] do not satisfy this restriction",
-         "Error: Unexpected labels found in file BraTS_001.nii.gz"),
-        r"Labels must be in consecutive order|Unexpected labels found in file",
-        "Label values must be 0, 1, 2, ... without a gap, the same in the files and in dataset.json. BraTS until 2021 uses 0, 1, "
-        "2, 4; masks of tools use 0 and 255.",
-        "Convert: `nnunet-mamba convert brats -i DOWNLOAD -d 521`, or describe the dataset with a `label_map` for "
-        "`nnunet-mamba convert generic` (`nnunet-mamba convert generic --help`).",
-    ),
-    Message(
         "weights-only",
         ("_pickle.UnpicklingError: Weights only load failed. This file can still be loaded, to do so you have two options",
          "WeightsUnpickler error: Unsupported global: GLOBAL numpy.core.multiarray.scalar was not an allowed global"),
@@ -197,17 +173,6 @@ MESSAGES = (
         "numpy numbers).",
         "Checkpoints of nnU-Net and of ours load with nnU-Net 2.8.1 or later: `pip install -U nnunetv2`. A published file that you "
         "trust: `nnunet-mamba convert-checkpoint FILE -o MODEL ...` reads it.",
-    ),
-    Message(
-        "paths-not-set",
-        ("RuntimeError: nnUNet_raw is not defined. nnU-Net can only be used on data for which preprocessed files are already "
-         "present on your system.",
-         "nnUNet_preprocessed is not defined and nnU-Net can not be used for preprocessing or training.",
-         "nnUNet_results is not defined and nnU-Net cannot be used for training or inference."),
-        r"nnUNet_(raw|preprocessed|results) is not (defined|set)|environment variable nnUNet_(raw|preprocessed|results)",
-        "nnU-Net keeps its data in three folders that environment variables name.",
-        "`export nnUNet_raw=~/nnunet/raw nnUNet_preprocessed=~/nnunet/preprocessed nnUNet_results=~/nnunet/results` (in "
-        "~/.bashrc, to have it in every shell), and `mkdir -p` them.",
     ),
     Message(
         "torch-2-9",
@@ -232,13 +197,22 @@ MESSAGES = (
         "no-cuda-device",
         ("RuntimeError: Found no NVIDIA driver on your system.",
          "RuntimeError: No CUDA GPUs are available",
-         "AssertionError: Torch not compiled with CUDA enabled"),
-        r"Found no NVIDIA driver|No CUDA GPUs are available|Torch not compiled with CUDA enabled",
+         "AssertionError: Torch not compiled with CUDA enabled",
+         "ValueError: torch finds no CUDA GPU; to train on the CPU: nnUNetv2_train ... -device cpu"),
+        r"Found no NVIDIA driver|No CUDA GPUs are available|Torch not compiled with CUDA enabled|torch finds no CUDA GPU",
         "The command asks for a GPU (nnU-Net's default), and torch sees none.",
         "`-device cpu` in nnUNetv2_train and nnUNetv2_predict. If there is a GPU: `nvidia-smi` must work, and "
         "`python -c \"import torch; print(torch.version.cuda)\"` must print a version that its driver supports.",
     ),
 )  # fmt: skip
+_GENERAL = ("background-workers-dead",)
+"""What is said after the real message; it stands above"""
+MESSAGES = (
+    *FIRST_ERRORS,
+    *(m for m in _OF_TRAININGS if m.key not in _GENERAL),
+    FILE_NOT_FOUND,
+    *(m for m in _OF_TRAININGS if m.key in _GENERAL),
+)
 
 
 def explain(text: str) -> list[Message]:

@@ -12,7 +12,7 @@ import pytest
 
 from nnunet_mamba import registry
 from nnunet_mamba.cli import main as cli
-from nnunet_mamba.crossval.evidence import is_fresh
+from nnunet_mamba.crossval.evidence import Probabilities, is_fresh
 from nnunet_mamba.crossval.models import Model, pair_models, planner_of
 from nnunet_mamba.crossval.steps import (
     Step,
@@ -228,3 +228,29 @@ def test_dry_run_prints_what_is_missing_and_runs_nothing(study: Study, capsys: p
     assert found == [("nnUNetTrainerSegMamba", "0", True), ("nnUNetTrainerSegMamba", "1", False),
                      ("nnUNetTrainer", "0", False), ("nnUNetTrainer", "1", False)]  # fmt: skip
     assert not study.out.exists()
+
+
+def test_one_old_output_is_enough_to_be_stale(tmp_path: Path) -> None:
+    """An old checkpoint beside a new summary"""
+    times = {"old": 100, "input": 150, "new": 200}
+    for name, time in times.items():
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (time, time))
+    old, given, new = (tmp_path / name for name in times)
+    assert not is_fresh([old, new], [given])
+    assert not is_fresh([new, old], [given])
+    assert is_fresh([new], [old, given])
+    assert not is_fresh([given], [old, new]), "the newest input counts"
+    assert is_fresh([given], [given]), "of the same moment"
+
+
+def test_probabilities_are_needed_for_every_prediction(tmp_path: Path) -> None:
+    validation = tmp_path / "validation"
+    validation.mkdir()
+    asked = Probabilities(tmp_path, ".nii.gz")
+    assert not asked(), "no prediction at all"
+    for name in ("a.nii.gz", "b.nii.gz", "a.npz"):
+        (validation / name).touch()
+    assert not asked(), "b has none"
+    (validation / "b.npz").touch()
+    assert asked()

@@ -57,6 +57,21 @@ def test_misspelt_trainers(trainers: str, given: str, meant: str) -> None:
         _lookup()(trainers, given, "m")
 
 
+@pytest.mark.parametrize(
+    "name", ["nnUNetTrainerVMamba", "nnUNetTrainerMambaUNet", "nnUNetTrainerSwinUMamba", "nnUNetTrainerEncoder"]
+)
+def test_a_name_that_resembles_ours_a_little_is_somebody_elses(trainers: str, name: str) -> None:
+    """Similarities of 0.67 to 0.74"""
+    assert _lookup()(trainers, name, "m") == (trainers, name, "m", None, False)
+
+
+def test_a_suffix_that_is_written_otherwise_is_told_apart_from_their_order(trainers: str) -> None:
+    with pytest.raises(ValueError, match="this one is written nnUNetTrainerSegMamba_1epoch_5its"):
+        _lookup()(trainers, "nnUNetTrainerSegMamba_1epochs_5its", "m")
+    with pytest.raises(ValueError, match=r"the suffixes have an order.*: nnUNetTrainerSegMamba_bf16_5epochs"):
+        _lookup()(trainers, "nnUNetTrainerSegMamba_5epochs_bf16", "m")
+
+
 def test_misspelt_planner() -> None:
     with pytest.raises(ValueError, match=r"Did you mean nnUNetPlannerSegMamba\?"):
         _lookup()("/somewhere/experiment_planning", "nnUNetPlannerSegmamba", "m")
