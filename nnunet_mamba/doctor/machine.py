@@ -34,7 +34,9 @@ def findings() -> Iterator[Finding]:
 def _folder(variable: str, least: int) -> Finding:
     value = os.environ.get(variable)
     if not value:
-        return Finding(AREA, variable, PROBLEM, "not set: nnU-Net cannot work", export_line(variable))
+        return Finding(
+            AREA, variable, PROBLEM, "not set: nnU-Net cannot work", f"{export_line(variable)}; mkdir -p ${variable}"
+        )
     path = Path(value)
     if not path.is_dir():
         return Finding(AREA, variable, PROBLEM, f"{path}: no such folder", f"mkdir -p {path}")
