@@ -58,15 +58,17 @@ FIRST_ERRORS = (
          "nnUNetTrainerSegMamba_10epochs"),
         r"is not known to nnU-Net or to nnunet_mamba|is no suffix of our trainers|the suffixes have an order"
         r"|one training has one name|a suffix stands twice",
-        "The name is nearly one of ours: a letter is wrong, a suffix does not exist, or the suffixes stand in another order.",
-        "The message says which name is meant. `nnunet-mamba list` shows the trainers and planners, `nnunet-mamba list --trainers` "
+        "The name is nearly one of ours: a letter is wrong, a suffix does not exist, or the suffixes stand in another order. Or it is "
+        "another project's: U-Mamba's checkpoints for instance ask for its nnUNetTrainerUMambaEncNoAMP, which is not installed.",
+        "The message says which name is meant; weights of another project: `nnunet-mamba convert-checkpoint`. `nnunet-mamba list` shows the trainers and planners, `nnunet-mamba list --trainers` "
         "the suffixes and their order.",
     ),
     Message(
         "planner-not-found",
-        ("RuntimeError: Could not find the planner class nnUNetPlannerFoo.",),
-        r"(Could not find|Unable to (find|locate)|requested).{0,40}\b(planner|nnUNetPlanner\w*|ExperimentPlanner)\b",
-        "nnU-Net knows no planner of this name (`-pl`).",
+        ("TypeError: 'NoneType' object is not callable", "RuntimeError: Could not find the planner class nnUNetPlannerFoo."),
+        r"(Could not find|Unable to (find|locate)|requested).{0,40}\b(planner|nnUNetPlanner\w*|ExperimentPlanner)\b"
+        r"|'NoneType' object is not callable",
+        "nnU-Net knows no planner of this name (`-pl`), and calls the None that its search has returned.",
         "`nnunet-mamba list` shows ours, for instance `-pl nnUNetPlannerSegMamba`; nnU-Net's own are ExperimentPlanner (the "
         "default) and those of its residual encoder presets.",
     ),
@@ -90,8 +92,7 @@ FIRST_ERRORS = (
         ("FileNotFoundError: [Errno 2] No such file or directory: "
          "'.../nnUNetTrainer__nnUNetPlans__3d_lowres/predicted_next_stage/3d_cascade_fullres/case_001.npz'",
          "AssertionError: The requested configuration is a cascaded network. It requires the segmentations of the previous stage"),
-        r"predicted_next_stage|is a cascaded network|requires the (segmentations|predictions) of the previous stage"
-        r"|prev_stage_predictions|folder_with_segs_from_prev_stage",
+        r"predicted_next_stage|is a cascaded network|requires the (segmentations|predictions) of the previous stage",
         "3d_cascade_fullres takes the predictions of 3d_lowres as an input, and they are not there.",
         "Train `nnUNetv2_train DATASET 3d_lowres FOLD` first, all five folds: each predicts its validation cases for the second "
         "stage. To predict: run nnUNetv2_predict with `-c 3d_lowres`, then `-c 3d_cascade_fullres -prev_stage_predictions FOLDER`.",
@@ -102,14 +103,42 @@ FIRST_ERRORS = (
          "checkpoint_final.pth'",
          "RuntimeError: Cannot run validation because the training is not finished yet!",
          "RuntimeError: fold 1 of model .../nnUNetTrainer__nnUNetPlans__3d_fullres is missing. Please train it!",
-         "RuntimeError: Expected model output directory does not exist. You must train all requested folds of the specified model."),
-        _MISSING + r"(fold_\w+|checkpoint_\w+\.pth)|Cannot run validation because the training is not finished"
+         "RuntimeError: Expected model output directory does not exist. You must train all requested folds of the specified model.",
+         "AssertionError: not all requested folds are present; Dataset004_X 3d_fullres; requested folds: ['0', '1']"),
+        _MISSING + r"checkpoint_\w+\.pth|not all requested folds are present|Cannot run validation because the training is not finished"
         r"|fold \w+ of model .* is missing|Expected model output directory does not exist"
         r"|\bfold_?\s?\w+ .{0,40}(missing|not (been )?(trained|found))",
         "A fold that is asked for has no finished training, or the checkpoint has another name. nnU-Net takes folds 0 to 4 where "
         "`-f` is left out, and `checkpoint_final.pth` where `-chk` is; that file comes at the end of a training.",
         "`ls $nnUNet_results/DATASET/*/fold_*` shows what is there. Name the folds that are trained, `-f 0`; use "
         "`-chk checkpoint_best.pth` for a training that has not ended; or go on with it: the same nnUNetv2_train and `--c`.",
+    ),
+    Message(
+        "fold-not-in-split",
+        ("INFO: You requested fold 7 for training but splits contain only 5 folds. I am now creating a random (but seeded) 80:20 "
+         "split!",
+         "-f 7: the dataset is split into 5 folds; -f 0 1 2 3 4"),
+        r"You requested fold \d+ for training but splits contain only|the dataset is split into \d+ folds",
+        "The split has no such fold; nnU-Net trains on a random split instead, which is part of no cross-validation.",
+        "Folds are counted from 0: `nnUNetv2_train DATASET 3d_fullres 4` is the last of five; `all` trains on every case.",
+    ),
+    Message(
+        "nothing-to-continue",
+        ("WARNING: Cannot continue training because there seems to be no checkpoint available to continue from. Starting a new "
+         "training...",),
+        r"no checkpoint available to continue from",
+        "`--c` was given and the fold has no checkpoint: nnU-Net begins anew. The first checkpoint comes after some epochs, and the "
+        "folder is that of this trainer, these plans and this configuration only.",
+        "If there should be one: the same `-tr`, `-p` and configuration as before, suffixes included, and the same nnUNet_results.",
+    ),
+    Message(
+        "case-not-preprocessed",
+        ("FileNotFoundError: No such file or directory: .../nnUNetPlans_3d_fullres/case_999.b2nd",),
+        r"No such file or directory:? '?[^'\n]*\w*Plans_\w+/[^/'\n]+\.(b2nd|pkl|npz|npy)",
+        "splits_final.json names a case that is not among the preprocessed ones: it was edited, or cases were added or renamed after "
+        "preprocessing.",
+        "`nnUNetv2_preprocess -d DATASET -plans_name PLANS -c CONFIGURATION` makes what is missing; or correct the names in "
+        "`nnUNet_preprocessed/DATASET/splits_final.json` (deleted, it is made anew).",
     ),
     Message(
         "model-not-found",
@@ -119,7 +148,7 @@ FIRST_ERRORS = (
          "RuntimeError: Dataset004_X: The output folder of plans nnUNetPlans configuration 2d is missing. Please train the model",
          "RuntimeError: Dataset004_X is missing the trained model of configuration 3d_fullres",
          "no trained model there. In Dataset004_X: nnUNetTrainer__nnUNetPlans__3d_fullres"),
-        _MISSING + r"(__[^'\n]*|results[^'\n]*)/(dataset|plans)\.json|does not have an output folder"
+        _MISSING + r"(__[^/'\n]*|results/[^/'\n]*)/(dataset|plans)\.json|does not have an output folder"
         r"|The output folder of plans|is missing the trained model|no trained model there",
         "nnU-Net keeps a model in `nnUNet_results/DATASET/TRAINER__PLANS__CONFIGURATION`, and there is none of this name: `-tr`, "
         "`-p` or `-c` are not those of the training, or it has not begun.",
@@ -180,8 +209,9 @@ FIRST_ERRORS = (
         "channel-numbers-missing",
         ("IndexError: list index out of range", "IndexError: tuple index out of range"),
         r"IndexError: (list|tuple) index out of range",
-        "Most often images without the channel's number: nnU-Net expects CASE_0000.nii.gz, CASE_0001.nii.gz, ... in folders of "
-        "images, also where there is one channel only, and finds no case in CASE.nii.gz.",
+        "Most often images without the channel's number, or of another number of channels: nnU-Net expects CASE_0000.nii.gz, "
+        "CASE_0001.nii.gz, ... in folders of images, also where there is one channel only, as many as dataset.json has channels, and "
+        "finds no case in CASE.nii.gz.",
         "`for f in *.nii.gz; do mv $f ${f%.nii.gz}_0000.nii.gz; done` in the folder of images; channels and `file_ending` as in the "
         "model's dataset.json.",
     ),
@@ -199,7 +229,7 @@ FIRST_ERRORS = (
          "AssertionError: There needs to be a imagesTr subfolder in folder",
          "AssertionError: not all required keys are present in dataset.json.",
          "KeyError: 'labels'"),
-        _MISSING + r"(dataset\.json|imagesTr|labelsTr)'|There needs to be a (dataset\.json|imagesTr|labelsTr)"
+        _MISSING + r"/Dataset\d{3}_[^/'\n]*/?(dataset\.json|imagesTr|labelsTr)?'|There needs to be a (dataset\.json|imagesTr|labelsTr)"
         r"|not all required keys are present in dataset\.json|KeyError: '(labels|channel_names|modality|numTraining|file_ending)'",
         "A dataset in nnUNet_raw needs imagesTr, labelsTr and dataset.json, and that file needs channel_names, labels, numTraining "
         "and file_ending.",
@@ -211,7 +241,7 @@ FIRST_ERRORS = (
         ("AssertionError: labelsTr subfolder missing in source folder",
          "AssertionError: Target dataset id 4 is already taken, please consider changing it using overwrite_id."),
         r"(labelsTr|imagesTs|imagesTr) subfolder missing in source folder|dataset\.json missing in source_folder"
-        r"|Target dataset id \d+ is already taken|Target dataset name \S+ already exists|startswith\(.Task",
+        r"|Target dataset id \d+ is already taken|Target dataset name \S+ already exists|int\(task\[4:\]\)",
         "nnUNetv2_convert_MSD_dataset wants one unpacked task of the Decathlon, named TaskXX_Name, with imagesTr, labelsTr, imagesTs "
         "and dataset.json, and a number that no other dataset has.",
         "`nnunet-mamba convert msd -i Task04_Hippocampus` finds the folders, checks the files and takes another number with `-d 104`.",
@@ -249,8 +279,9 @@ FIRST_ERRORS = (
         "checkpoint-damaged",
         ("RuntimeError: PytorchStreamReader failed reading zip archive: failed finding central directory",
          "_pickle.UnpicklingError: invalid load key, '<'.",
-         "EOFError: Ran out of input"),
-        r"PytorchStreamReader failed|failed finding central directory|invalid load key|Ran out of input|pickle data was truncated"
+         "EOFError: Ran out of input",
+         "ValueError: checkpoint_final.pth cannot be read (cut off), and no other checkpoint is whole."),
+        r"cannot be read \(.*no other checkpoint is whole|PyTorchFileReader[\s\S]{0,400}Invalid argument|PytorchStreamReader failed|failed finding central directory|invalid load key|Ran out of input|pickle data was truncated"
         r"|is a web page, not|checkpoint.{0,80}(damaged|cut off|no checkpoint)",
         "A checkpoint is no whole checkpoint: a copy or download that was cut off, a web page or an LFS pointer saved under its name, "
         "or a training that was killed while saving.",
@@ -278,9 +309,10 @@ FIRST_ERRORS = (
         "disk-full",
         ("OSError: [Errno 28] No space left on device",
          "RuntimeError: [enforce fail at inline_container.cc:672] . unexpected pos 128 vs 22",
-         "RuntimeError: PytorchStreamWriter failed writing file data/1: file write failed"),
+         "RuntimeError: PytorchStreamWriter failed writing file data/1: file write failed",
+         "RuntimeError: Error while creating the NDArray"),
         r"No space left on device(?!: '/dev/shm)|Disk quota exceeded|inline_container\.cc.*unexpected pos|PytorchStreamWriter failed"
-        r"|disk is full|Error while (creating|writing).*(frame|schunk)|Errno 122",
+        r"|disk is full|Error while creating the NDArray|Errno 122",
         "The disk, or your quota of it, is full.",
         "`df -h $nnUNet_raw $nnUNet_preprocessed $nnUNet_results` shows how full; preprocessed data of configurations that are not "
         "trained may go. Then the same training with `--c`.",
@@ -320,6 +352,25 @@ FIRST_ERRORS = (
         r"Not all files in folder_ref exist in folder_pred",
         "There are references without a prediction of the same name.",
         "`nnUNetv2_evaluate_folder ... --chill` leaves them out; `nnunet-mamba evaluate -ref DIR -pred DIR` names them.",
+    ),
+    Message(
+        "prediction-of-another-size",
+        ("ValueError: operands could not be broadcast together with shapes (1,35,51,35) (1,34,51,35)",),
+        r"operands could not be broadcast together with shapes",
+        "A prediction and its reference have another size: one of them was cropped, resampled, or belongs to another case.",
+        "`nnunet-mamba evaluate -ref DIR -pred DIR` names the case. Predict the images as they are in imagesTs; nnU-Net brings its "
+        "predictions back to their size.",
+    ),
+    Message(
+        "folder-of-predictions",
+        ("FileNotFoundError: [Errno 2] No such file or directory: '/home/you/predictions/dataset.json'",
+         "FileNotFoundError: [Errno 2] No such file or directory: '/home/you/nnunet/results/Dataset004_X/"
+         "nnUNetTrainer__nnUNetPlans__3d_fullres/fold_0/validation/dataset.json'"),
+        _MISSING + r"/(validation/)?(dataset|plans)\.json'",
+        "The command reads dataset.json or plans.json where it was told to, most often beside predictions, where nnUNetv2_predict "
+        "leaves them. The folder is misspelt, or is one of a fold's validation, which has none.",
+        "Give the folder of nnUNetv2_predict; or copy both files from the model's folder (`TRAINER__PLANS__CONFIGURATION`) into it; or "
+        "name them where the command has an option for it (`-djfile`, `-plans_json`).",
     ),
     Message(
         "postprocessing-files",

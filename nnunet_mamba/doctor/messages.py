@@ -99,8 +99,8 @@ _OF_TRAININGS = (
         "A loss or gradient was not a number: fp16 overflowing in another project's scan, damaged images (NaN, infinite or "
         "huge values), or a learning rate too high.",
         "Our trainers skip such steps and name the cases in the log; look at these images first. Then try `-tr "
-        "nnUNetTrainerSegMamba_bf16` or `_fp32`, or `_lr1e-3`. `nnUNetv2_plan_and_preprocess --verify_dataset_integrity` finds "
-        "NaN in images.",
+        "nnUNetTrainerSegMamba_bf16` or `_fp32`, or `_lr1e-3`. `nnunet-mamba convert` finds NaN in images; nnU-Net's "
+        "own check reads NIfTI through SimpleITK, which shows them as 0.",
     ),
     Message(
         "out-of-memory",
