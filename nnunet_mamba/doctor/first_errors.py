@@ -168,7 +168,7 @@ FIRST_ERRORS = (
         ("AssertionError: Labels must be in consecutive order (0, 1, 2, ...). The labels [4] do not satisfy this restriction",
          "Error: Unexpected labels found in file BraTS_001.nii.gz",
          "RuntimeError: Background label not declared (remember that this should be label 0!)"),
-        r"Labels must be in consecutive order|Unexpected labels found in file|are not consecutive: \[|Background label (must|not)",
+        r"Labels must be in consecutive order|Unexpected labels found in file|contained unexpected labels|are not consecutive: \[|Background label (must|not)",
         "Label values must be 0, 1, 2, ... without a gap, the same in the files and in dataset.json. BraTS until 2021 uses 0, 1, "
         "2, 4; masks of tools use 0 and 255.",
         "Convert: `nnunet-mamba convert brats -i DOWNLOAD -d 521`, or describe the dataset with a `label_map` for "
