@@ -123,15 +123,6 @@ FIRST_ERRORS = (
         "Folds are counted from 0: `nnUNetv2_train DATASET 3d_fullres 4` is the last of five; `all` trains on every case.",
     ),
     Message(
-        "nothing-to-continue",
-        ("WARNING: Cannot continue training because there seems to be no checkpoint available to continue from. Starting a new "
-         "training...",),
-        r"no checkpoint available to continue from",
-        "`--c` was given and the fold has no checkpoint: nnU-Net begins anew. The first checkpoint comes after some epochs, and the "
-        "folder is that of this trainer, these plans and this configuration only.",
-        "If there should be one: the same `-tr`, `-p` and configuration as before, suffixes included, and the same nnUNet_results.",
-    ),
-    Message(
         "case-not-preprocessed",
         ("FileNotFoundError: No such file or directory: .../nnUNetPlans_3d_fullres/case_999.b2nd",),
         r"No such file or directory:? '?[^'\n]*\w*Plans_\w+/[^/'\n]+\.(b2nd|pkl|npz|npy)",
@@ -412,4 +403,17 @@ FILE_NOT_FOUND = Message(
     "A path that was given, or that nnU-Net makes of the names that were given, does not exist. The message names it.",
     "`ls` its folder: a misspelt path, a name of another dataset or model, or a step before this one that has not been done.",
 )
-"""What remains when nothing says more; the last of all messages"""
+"""What remains when nothing says more"""
+
+NOTHING_TO_CONTINUE = Message(
+    "nothing-to-continue",
+    (
+        "WARNING: Cannot continue training because there seems to be no checkpoint available to continue from. Starting a new "
+        "training...",
+    ),
+    r"no checkpoint available to continue from",
+    "`--c` was given and the fold has no checkpoint: nnU-Net begins anew. The first checkpoint comes after some epochs, and the "
+    "folder is that of this trainer, these plans and this configuration only.",
+    "If there should be one: the same `-tr`, `-p` and configuration as before, suffixes included, and the same nnUNet_results.",
+)
+"""Printed by every first training of `nnunet-mamba crossval`, so it explains only what nothing else does"""

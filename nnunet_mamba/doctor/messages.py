@@ -5,7 +5,7 @@ The documentation's pages on errors are made from this list, so that a search fo
 
 from __future__ import annotations
 
-from nnunet_mamba.doctor.first_errors import FILE_NOT_FOUND, FIRST_ERRORS
+from nnunet_mamba.doctor.first_errors import FILE_NOT_FOUND, FIRST_ERRORS, NOTHING_TO_CONTINUE
 from nnunet_mamba.doctor.message import Message
 
 _OF_TRAININGS = (
@@ -212,6 +212,7 @@ MESSAGES = (
     *(m for m in _OF_TRAININGS if m.key not in _GENERAL),
     FILE_NOT_FOUND,
     *(m for m in _OF_TRAININGS if m.key in _GENERAL),
+    NOTHING_TO_CONTINUE,
 )
 
 

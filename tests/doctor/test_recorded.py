@@ -1,6 +1,6 @@
 """What nnU-Net 2.8.1's commands printed for real mistakes, in `recorded`: each is explained by the right message.
 
-The first line of a file is the command, paths are neutral, progress bars and long lines are cut; all else is as printed.
+The first line of a file is the command, paths are neutral, progress bars and long lines are cut; the rest is as it was.
 """
 
 from __future__ import annotations
