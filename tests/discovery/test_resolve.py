@@ -50,6 +50,7 @@ def test_our_names_resolve_and_others_pass_unchanged(trainers: str) -> None:
         ("nnUNetTrainerSegMamab_2epochs_3its", "nnUNetTrainerSegMamba_2epochs_3its"),
         ("nnunettrainersegmambanomamba", "nnUNetTrainerSegMambaNoMamba"),
         ("SegMamba", "nnUNetTrainerSegMamba"),
+        ("nnUNetTrainerSegMambaPlus", "nnUNetTrainerSegMamba"),  # similarity 0.8
     ],
 )
 def test_misspelt_trainers(trainers: str, given: str, meant: str) -> None:
@@ -70,6 +71,8 @@ def test_a_suffix_that_is_written_otherwise_is_told_apart_from_their_order(train
         _lookup()(trainers, "nnUNetTrainerSegMamba_1epochs_5its", "m")
     with pytest.raises(ValueError, match=r"the suffixes have an order.*: nnUNetTrainerSegMamba_bf16_5epochs"):
         _lookup()(trainers, "nnUNetTrainerSegMamba_5epochs_bf16", "m")
+    with pytest.raises(ValueError, match="_asReleased is the released training of SegMamba"):
+        _lookup()(trainers, "nnUNetTrainerLightMUNet_asReleased_1epochs", "m")
 
 
 def test_misspelt_planner() -> None:
