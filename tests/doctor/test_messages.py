@@ -81,6 +81,11 @@ def test_a_path_that_is_not_there_is_no_message(path: str, capsys: pytest.Captur
     assert capsys.readouterr().err == f"nnunet-mamba doctor: --explain {path}: no such file\n"
 
 
+def test_a_message_that_looks_like_a_path_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["doctor", "--explain", "/dev/shm/torch_123"]) == 0
+    assert "--shm-size" in capsys.readouterr().out
+
+
 def test_a_folder_and_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["doctor", "--explain", str(tmp_path)]) == 2
     assert "is a folder; name a log file in it" in capsys.readouterr().err
