@@ -111,6 +111,12 @@ def test_versions(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["nnUNetv2_train"].state == PROBLEM
 
 
+@pytest.mark.parametrize(("version", "state"), [("2.8.1", OK), ("2.8.0", PROBLEM), ("2.9", OK), ("2.10.0+x", OK)])
+def test_the_oldest_nnunet_that_works(version: str, state: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(installation, "version", lambda name: version)
+    assert _named(installation.findings(), "nnunetv2").state == state
+
+
 def test_a_driver_that_torch_cannot_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.version, "cuda", "12.8")
