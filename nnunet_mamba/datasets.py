@@ -90,7 +90,7 @@ def plans_file(dataset: str, *names: str) -> Path:
         found = sorted(p.stem for p in folder.glob("*lans*.json"))
         raise ValueError(
             f"{dataset} has no {' or '.join(names)}; it has {', '.join(found) or 'no plans at all'}. Make them "
-            f"with nnUNetv2_plan_and_preprocess -d {int(dataset[7:10])} (and -pl PLANNER), or choose with -p"
+            f"with nnUNetv2_plan_and_preprocess -d {int(dataset[7:10])} (and -pl PLANNER), or name others"
         )
     return path
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from nnunet_mamba.checks import check_configuration, check_labels
+from nnunet_mamba.checks import check_configuration, check_labels, has_regions
 
 GOOD = {"patch_size": [16, 16, 16], "spacing": [1.0, 0.5, 0.5], "batch_size": 2}
 
@@ -42,6 +42,11 @@ def test_good_labels(labels: dict[str, Any], order: list[int] | None) -> None:
 def test_bad_labels(labels: dict[str, Any], order: list[int] | None, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         check_labels(labels, order)
+
+
+def test_a_list_of_one_value_is_no_region() -> None:
+    assert not has_regions({"background": 0, "a": [1], "b": 2})
+    assert has_regions({"background": 0, "a": [1, 2]})
 
 
 def test_good_configuration() -> None:

@@ -65,6 +65,14 @@ def test_a_dataset_that_is_not_there(folders: Path, given: str, message: str) ->
         dataset_name(given)
 
 
+def test_numbers_begin_at_one(folders: Path) -> None:
+    (folders / "nnUNet_raw" / "Dataset000_Zero").mkdir()
+    (folders / "nnUNet_raw" / "Dataset1000_Many").mkdir()
+    for given in ("0", "1000"):
+        with pytest.raises(ValueError, match="expected a number from 1 to 999"):
+            dataset_name(given)
+
+
 def test_two_datasets_of_one_number(folders: Path) -> None:
     (folders / "nnUNet_raw" / "Dataset005_Other").mkdir()
     with pytest.raises(ValueError, match="Dataset005_Other and Dataset005_Prostate have the same number"):

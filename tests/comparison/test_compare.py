@@ -17,7 +17,7 @@ from nnunet_mamba.comparison import scores as scoring
 from nnunet_mamba.comparison.candidates import Candidate, common_cases, with_short_names
 from nnunet_mamba.comparison.cases import read_groups
 from nnunet_mamba.comparison.training import read_fold, validation_times
-from tests.comparison.conftest import BAD, CASES, GOOD, NETWORK_NUMBERS, Workspace
+from tests.comparison.conftest import BAD, CASES, DATASET, GOOD, NETWORK_NUMBERS, Workspace
 
 
 def _run(*arguments: str | Path) -> int:
@@ -112,13 +112,14 @@ def test_one_model_alone(workspace: Workspace) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("nnUNetTrainerNo__nnUNetPlans__2d",), f"no trained model there. Beside it: {GOOD}, {BAD}"),
+        (("nnUNetTrainerNo__nnUNetPlans__2d",), f"no trained model there. In {DATASET}: {GOOD}, {BAD}"),
         ((GOOD, "-f", "0", "3"), "fold 3 has not finished its validation; finished: 0 1"),
         ((GOOD, BAD, "-test", "t"), "-test t; expected permutation or wilcoxon"),
         ((GOOD, BAD, "-metrics", "Dicee"), "metric 'Dicee'; expected some of Dice"),
         ((GOOD, "-np", "0"), "-np 0; expected a number of processes"),
         ((GOOD, GOOD), "every candidate needs a name of its own"),
-        (("-ref", "nowhere", "nowhere"), "nowhere: no *.nii.gz files there"),
+        (("-ref", "nowhere", "nowhere"), "-ref nowhere: no such folder"),
+        (("-ref", ".", "."), ".: no *.nii.gz files there"),
     ],
 )
 def test_refusals(

@@ -168,6 +168,17 @@ def test_a_single_stage_is_refused(change: dict[str, Any], plans: DatasetPlans) 
         merge({**SMALL, **change}, plans)
 
 
+@pytest.mark.parametrize(("number", "passes"), [(MOST_VARIANTS, True), (MOST_VARIANTS + 1, False)])
+def test_the_number_of_variants_is_bounded(number: int, passes: bool, tmp_path: Path) -> None:
+    path = tmp_path / "g.json"
+    path.write_text(json.dumps({**GRID, "batch_size": list(range(1, number + 1))}))
+    if passes:
+        assert len(load_grid(path)["batch_size"]) == number
+    else:
+        with pytest.raises(ValueError, match=f"{number} variants .*at most {MOST_VARIANTS}"):
+            load_grid(path)
+
+
 def test_two_shares_of_one_name_are_one_training(plans: DatasetPlans, cheap: None) -> None:
     with pytest.raises(
         ValueError, match=r"foreground_oversampling 0\.333 and 0\.334: both are nnUNetTrainer_lr1e-2_fg33"

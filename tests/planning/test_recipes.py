@@ -42,6 +42,12 @@ def test_shrunk_patch_fits_the_strides(axes: list[tuple[int, int]], most: int) -
         assert size == patch
 
 
+def test_the_longest_axis_is_shortened_and_two_steps_are_left() -> None:
+    assert shrink_patch([32, 16], [4, 4], 32 * 16 - 1) == [28, 16]
+    assert shrink_patch([16, 32, 16], [4, 4, 4], 16 * 28 * 16) == [16, 28, 16]
+    assert shrink_patch([24, 24], [8, 8], 1) == [16, 16], "a step less would be a map of one voxel"
+
+
 def test_shrunk_configuration_keeps_data_and_topology() -> None:
     parent = configuration(3)
     recipe = {"inherits_from": "3d_fullres", "batch_size": 1, "base_features": 3, "max_features": 6,
@@ -60,6 +66,7 @@ def test_coarsened_configuration_has_data_of_its_own() -> None:
               "max_patch_voxels": 10**6, "coarsen": 2}  # fmt: skip
     made = shrunk_configuration(parent, recipe)
     assert made["spacing"] == [2 * s for s in parent["spacing"]]
+    assert made["median_image_size_in_voxels"] == [s / 2 for s in parent["median_image_size_in_voxels"]]
     assert made["data_identifier"] != parent["data_identifier"]
     step = total_stride(parent["architecture"]["arch_kwargs"]["strides"])
     for small, large, divisor in zip(made["patch_size"], parent["patch_size"], step, strict=True):

@@ -58,6 +58,12 @@ def test_the_plan_itself_can_be_part_of_it(plans: DatasetPlans) -> None:
     ]  # fmt: skip
 
 
+def test_what_the_trainer_says_already_stays(plans: DatasetPlans) -> None:
+    given = "nnUNetTrainerSegMamba_lr1e-3_fg66_lossCE_5epochs"
+    sweep = derive({"configuration": "3d_fullres", "trainer": given, "batch_size": [2]}, plans)
+    assert [v.trainer for v in sweep.variants] == [given]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
