@@ -60,7 +60,8 @@ def test_recipes_become_configurations(recipe_name: str, plans: DatasetPlans) ->
     text = preview(merged, recipe, plans)
     assert recipe["source"] in text
     assert f"about {gigabytes(merged.memory)}" in text
-    assert "padding" in text, "the median image of 30 slices is far smaller than the patch"
+    said = "the median image is less than half as long as the patch along y: padding"
+    assert said in text, "30 slices; 200 and 180 voxels are enough"
     assert plans.add({merged.name: merged.configuration}) == [merged.name]
     assert plans.add({merged.name: merged.configuration}) == [], "again: nothing to do"
 
