@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from nnunet_mamba.crossval import commands as stock_commands
-from nnunet_mamba.crossval import local
+from nnunet_mamba.crossval import guard, local
 from nnunet_mamba.crossval.commands import BusyError, CommandFailedError, exclusive
 from nnunet_mamba.crossval.evidence import Fresh
 from nnunet_mamba.crossval.local import Slot, run_all, run_step
@@ -94,7 +94,8 @@ def test_what_somebody_else_trains_has_not_failed(study: Study, tmp_path: Path, 
 
 
 PARENT = """
-import sys
+import signal, sys
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored where the tests run below nohup
 from pathlib import Path
 from nnunet_mamba.crossval import commands as c
 c.find_command = lambda name: name
@@ -143,6 +144,17 @@ def test_what_a_killed_process_has_started_ends_with_it(tmp_path: Path, number: 
         time.sleep(0.05)
     with exclusive(tmp_path / "lock", "step"):
         pass
+
+
+def test_what_does_not_listen_is_ended_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "GRACE_S", 0.3)
+    script = "trap '' TERM; echo ready; while true; do sleep 0.1; done"
+    process = subprocess.Popen(["sh", "-c", script], start_new_session=True, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    guard.end_group(process.pid)
+    assert process.wait(20) == -signal.SIGKILL
+    guard.end_group(process.pid)  # nobody is left
 
 
 def test_a_lock_says_who_holds_it_and_how_to_end_it(tmp_path: Path) -> None:

@@ -66,6 +66,11 @@ def test_a_name_that_resembles_ours_a_little_is_somebody_elses(trainers: str, na
     assert _lookup()(trainers, name, "m") == (trainers, name, "m", None, False)
 
 
+def test_suffixes_matter_where_trainers_are_looked_up() -> None:
+    given = ("/somewhere/preprocessing", "nnUNetTrainerSegMamba_x", "m")
+    assert _lookup()(*given)[:2] == given[:2]
+
+
 def test_a_suffix_that_is_written_otherwise_is_told_apart_from_their_order(trainers: str) -> None:
     with pytest.raises(ValueError, match="this one is written nnUNetTrainerSegMamba_1epoch_5its"):
         _lookup()(trainers, "nnUNetTrainerSegMamba_1epochs_5its", "m")
