@@ -92,9 +92,8 @@ def _refused(error: Exception) -> str:
 
 def _numpy_globals() -> list[Any]:
     """What unpickling a NumPy number or array calls, as NumPy 1 and 2 name it; none of it runs the file's code."""
-    multiarray = np._core.multiarray if hasattr(np, "_core") else np.core.multiarray
-    scalar: Any = multiarray.scalar
-    reconstruct: Any = multiarray._reconstruct
+    scalar: Any = np.float64(0).__reduce__()[0]
+    reconstruct: Any = np.zeros(1).__reduce__()[0]
     named = [
         (function, f"{package}.multiarray.{name}")
         for function, name in ((scalar, "scalar"), (reconstruct, "_reconstruct"))

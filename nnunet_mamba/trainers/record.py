@@ -34,8 +34,9 @@ class TrainingRecord(LocalLogger):
 
     def _average_without(self, epoch: int) -> float:
         """The average that goes on over epochs without Dice: the one before, or where it begins, this epoch's Dice."""
-        before = self.get_value("ema_fg_dice", epoch - 1) if epoch > 0 else math.nan
-        return self.get_value("mean_fg_dice", epoch) if math.isnan(before) else before
+        log = self.my_fantastic_logging
+        before = log["ema_fg_dice"][epoch - 1] if epoch > 0 else math.nan
+        return log["mean_fg_dice"][epoch] if math.isnan(before) else before
 
     def load_checkpoint(self, checkpoint: dict) -> None:
         super().load_checkpoint(checkpoint)
