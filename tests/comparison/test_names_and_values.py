@@ -276,7 +276,7 @@ def test_the_output_folder_is_asked_for_first(
     monkeypatch.setattr(scoring, "evaluate", lambda *a: pytest.fail("scored first"))
     (space / "out").write_text("a file")
     assert _run(space) == 2
-    assert "out: nothing can be written there: File exists" in capsys.readouterr().err
+    assert "out is a file; expected a folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
