@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -106,6 +107,7 @@ class StockCommands:
         assert process.stdout is not None
         _RUNNING.add(process)
         watch = _guard(process.pid)
+        threading.Thread(target=_end_what_it_left, args=(process,), daemon=True).start()
         for lock in self.inherited:
             _write_holder(lock, process.pid, command)
         try:
@@ -142,6 +144,15 @@ def _end(process: subprocess.Popen[str]) -> None:
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+
+
+def _end_what_it_left(process: subprocess.Popen[str]) -> None:
+    """Data workers of a command that was killed, for memory perhaps: they live on and hold its output open, which we
+    would read for ever.
+    """
+    process.wait()
+    if hasattr(os, "killpg"):
+        guard.end_group(process.pid)
 
 
 def _guard(group: int) -> subprocess.Popen[bytes] | None:

@@ -79,3 +79,16 @@ def test_missing_command_says_what_to_install(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ValueError, match=r"nnUNetv2_nonsense is not installed beside .*pip install nnunetv2"):
         stock_commands.find_command("nnUNetv2_nonsense")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no process groups")
+def test_a_killed_command_is_seen_to_end_though_its_workers_live(commands: StockCommands, tmp_path: Path) -> None:
+    """As a training that the system ends for want of memory: its data workers keep its output open."""
+    script = f"echo begun; sleep 60 & echo $! > {tmp_path}/worker; kill -9 $$"
+    started = time.monotonic()
+    with pytest.raises(CommandFailedError, match="exit code -9"):
+        commands.execute("step", ["sh", "-c", script])
+    assert time.monotonic() - started < 30
+    worker = int((tmp_path / "worker").read_text())
+    state = Path(f"/proc/{worker}/stat")
+    assert not state.exists() or state.read_text().split()[2] == "Z"
