@@ -24,6 +24,8 @@ except ImportError:  # Windows: two trainings of one fold at once are not notice
 
 LOCK = "training.lock"
 HELD_BY_ANOTHER = (errno.EACCES, errno.EAGAIN)
+ATTEMPTS = 100
+"""After so many a file system that numbers one file anew at every look is one that knows no locks."""
 
 _held: dict[Path, TextIO] = {}
 
@@ -37,7 +39,7 @@ def claim(folder: Path) -> None:
     if fcntl is None or path in _held:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    while True:
+    for _ in range(ATTEMPTS):
         file = path.open("a+", encoding="utf-8")
         try:
             # a record lock: unlike flock's it is not inherited over a fork
@@ -48,13 +50,13 @@ def claim(folder: Path) -> None:
             if message is not None:
                 raise ValueError(message) from None
             return
-        if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
-            break
+        if _is_there(path, file):
+            file.truncate(0)
+            json.dump(_own(), file)
+            file.flush()
+            _held[path] = file
+            return
         file.close()  # its holder removed it in the meantime
-    file.truncate(0)
-    json.dump(_own(), file)
-    file.flush()
-    _held[path] = file
 
 
 def release(folder: Path) -> None:
@@ -65,6 +67,14 @@ def release(folder: Path) -> None:
         with suppress(OSError):
             path.unlink()
         file.close()
+
+
+def _is_there(path: Path, file: TextIO) -> bool:
+    """Whether others who open the path find this file."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _path(folder: Path) -> Path:

@@ -106,6 +106,25 @@ def test_where_the_file_system_knows_no_locks_training_goes_on(tmp_path: Path, m
     fold_lock.release(tmp_path)
 
 
+@pytest.mark.parametrize("seen", [False, FileNotFoundError()])
+def test_where_a_file_looks_like_another_at_every_look_training_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seen: object
+) -> None:
+    """As on shares whose files have no lasting numbers, or where somebody else removes the file each time."""
+    looks: list[object] = []
+
+    def compare(*_: object) -> bool:
+        looks.append(seen)
+        assert len(looks) <= 1000
+        if isinstance(seen, Exception):
+            raise seen
+        return False
+
+    monkeypatch.setattr(os.path, "samestat", compare)
+    fold_lock.claim(tmp_path)
+    fold_lock.release(tmp_path)
+
+
 def test_a_training_is_refused_while_another_runs(dataset: Path, ended: list) -> None:
     first = _started(TRAINING)
     ended.append(first)
