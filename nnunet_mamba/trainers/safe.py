@@ -291,13 +291,15 @@ class SafeTrainer(nnUNetTrainer):
         """nnU-Net's loop, left early where the trainer's name says so."""
         if self.current_epoch and self._waited_enough():
             self.num_epochs = self.current_epoch  # stopped before; nothing is left to train
+            self._load_best_weights()
         with self._fold_held():
             try:
                 super().run_training()
             except EarlyStop:
+                weights = "last weights: none were saved" if self.disable_checkpointing else "best weights"
                 self.print_to_log_file(
                     f"No better pseudo Dice for {self.patience} epochs: stopping after {self.current_epoch}, with the "
-                    "best weights"
+                    f"{weights}"
                 )
                 self._load_best_weights()
                 self.on_train_end()
@@ -327,7 +329,7 @@ class SafeTrainer(nnUNetTrainer):
         best = Path(self.output_folder) / checkpoint_files.BEST
         if self.is_ddp:
             dist.barrier()
-        if best.is_file():
+        if best.is_file() and not self.disable_checkpointing:  # then it would be another training's
             # written by this training, with whatever its plans hold
             weights = torch.load(best, map_location=self.device, weights_only=False)["network_weights"]
             _plain(self.network).load_state_dict(weights)

@@ -170,6 +170,46 @@ def test_early_stopping_keeps_the_best_weights(dataset: Path) -> None:
     assert len(again.logger.get_value("train_losses", step=None)) == 5
 
 
+def _worse_from_the_second(trainer: Any) -> Any:
+    plain = trainer.logger.log
+    dice = [0.5, *[0.1] * 9]
+    trainer.logger.log = lambda key, value, step: plain(key, dice[step] if key == "mean_fg_dice" else value, step)
+    return without_pictures(trainer)
+
+
+def test_a_stop_interrupted_before_its_end_ends_with_the_best_weights(dataset: Path) -> None:
+    trainer = _worse_from_the_second(make("nnUNetTrainerSegMamba_stop2_6epochs_1its"))
+
+    def killed() -> None:
+        raise KeyboardInterrupt
+
+    trainer._load_best_weights = killed
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run_training()
+    folder = Path(trainer.output_folder)
+    best = torch.load(folder / "checkpoint_best.pth", weights_only=False)
+    assert best["current_epoch"] == 1
+
+    again = without_pictures(make("nnUNetTrainerSegMamba_stop2_6epochs_1its"))
+    again.load_checkpoint(str(folder / "checkpoint_latest.pth"))
+    assert again.current_epoch == 3
+    again.run_training()
+    final = torch.load(folder / "checkpoint_final.pth", weights_only=False)
+    assert len(final["logging"]["train_losses"]) == 3
+    assert all(torch.equal(final["network_weights"][k], v) for k, v in best["network_weights"].items())
+
+
+def test_a_stop_without_checkpoints_takes_none_of_another_training(dataset: Path) -> None:
+    trainer = _worse_from_the_second(make("nnUNetTrainerSegMamba_stop2_6epochs_1its"))
+    trainer.run_training()
+    before = copy.deepcopy(trainer.network.state_dict())
+    again = _worse_from_the_second(make("nnUNetTrainerSegMamba_stop2_6epochs_1its"))
+    again.disable_checkpointing = True
+    again.run_training()
+    assert not all(torch.equal(before[k], v) for k, v in again.network.state_dict().items())
+    assert "stopping after 3, with the last weights: none were saved" in log_of(again)
+
+
 def test_a_patience_never_reached_changes_nothing(dataset: Path) -> None:
     trainer = without_pictures(make("nnUNetTrainerSegMamba_stop2_3epochs_1its"))
     trainer._waited_enough = lambda: False
