@@ -31,8 +31,12 @@ def read(path: str | Path, mmap: bool = False) -> Any:
         archive = zipfile.is_zipfile(path)
         with torch.serialization.safe_globals(_numpy_globals()):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and archive)
-    except _NoCheckpointError:
+    except (_NoCheckpointError, MemoryError):
         raise
+    except PermissionError as error:
+        raise ValueError(
+            f"{path}: {error.strerror}: it belongs to somebody else, or lies in a folder that does"
+        ) from None
     except Exception as error:  # whatever reading a damaged file raises
         raise ValueError(f"{path}{_refused(error)}") from None
 
@@ -85,7 +89,8 @@ def _refused(error: Exception) -> str:
         name = text.split("GLOBAL ", 1)[1].split()[0].rstrip(".,")
         return (
             f" holds an object of {name}, and reading that could run code, so it is not read. If you trust its source, "
-            'save the weights alone: torch.save(torch.load(FILE, weights_only=False)["network_weights"], NEW)'
+            "save the weights alone, which all commands here read: "
+            'torch.save({"network_weights": torch.load(FILE, weights_only=False)["network_weights"]}, NEW)'
         )
     return " is damaged, or no checkpoint: copy or download it again"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import subprocess
 import sys
 import zipfile
@@ -165,6 +166,44 @@ def test_what_is_no_checkpoint_is_called_by_its_name(
         released.load_released(path)
     assert "\n" not in str(error.value)
     assert "weights_only" not in str(error.value)
+
+
+def test_what_may_not_be_read_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "weights.pt"
+    torch.save({"a": torch.zeros(5)}, path)
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(ValueError, match=r"weights\.pt: Permission denied: it belongs to somebody else"):
+        checkpoints.read(path)
+
+
+def test_too_little_memory_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "weights.pt"
+    torch.save({"a": torch.zeros(5)}, path)
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(MemoryError):
+        checkpoints.read(path)
+
+
+def test_the_advice_on_files_that_could_run_code_makes_files_that_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    weights = {"a": torch.arange(3.0)}
+    torch.save({"network_weights": weights, "x": RunsCode(tmp_path / "ran")}, "bad.pth")
+    with pytest.raises(ValueError, match="could run code") as error:
+        checkpoints.read("bad.pth")
+    (advice,) = re.findall(r"torch\.save\(.*\)", str(error.value))
+    exec(advice, {"torch": torch, "FILE": "bad.pth", "NEW": "good.pth"})
+    assert torch.equal(released.read_weights("good.pth")["a"], weights["a"])
+    assert torch.equal(checkpoints.read("good.pth")["network_weights"]["a"], weights["a"])
 
 
 @given(share=st.floats(0, 0.999), bit=st.integers(0, 7), cut=st.booleans())
