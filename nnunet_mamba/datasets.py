@@ -73,13 +73,17 @@ def read_dataset_json(dataset: str) -> dict[str, Any]:
 
 def read_json(path: Path) -> dict[str, Any]:
     """An object of a JSON file. Raises ValueError naming the file and the place that is wrong."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not JSON: {error}") from None
+    content = _json(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected a JSON object, {{...}}; found {type(content).__name__}")
     return content
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not JSON: {error}") from None
 
 
 def plans_file(dataset: str, *names: str) -> Path:
@@ -98,7 +102,10 @@ def plans_file(dataset: str, *names: str) -> Path:
 def check_configuration_name(name: str, plans: Path, option: str = "-c") -> None:
     """Raises ValueError for a configuration that these plans lack or, before they are made, that no planner makes."""
     if plans.is_file():
-        there = list(read_json(plans).get("configurations", {}))
+        configurations = read_json(plans).get("configurations")
+        if not isinstance(configurations, dict):
+            raise ValueError(f'{plans}: these are no plans of nnU-Net: "configurations" is missing or no JSON object')
+        there = list(configurations)
         said = f"{plans.stem} has {', '.join(there)}"
     else:
         there, said = list(PLANNED), f"planners make {', '.join(PLANNED)}"
@@ -123,8 +130,18 @@ def number_of_folds(dataset: str) -> int:
     for folder in folders:
         split = folder / dataset / "splits_final.json"
         if split.is_file():
-            return len(json.loads(split.read_text(encoding="utf-8")))
+            return len(_read_split(split))
     return NNUNET_FOLDS
+
+
+def _read_split(path: Path) -> list[Any]:
+    content = _json(path)
+    if not isinstance(content, list) or not content:
+        raise ValueError(
+            f'{path}: expected a list of folds, [{{"train": [...], "val": [...]}}, ...]; correct it, or delete it '
+            "and nnU-Net makes a new one"
+        )
+    return content
 
 
 def check_folds(dataset: str, folds: Iterable[int]) -> None:

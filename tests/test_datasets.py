@@ -144,6 +144,22 @@ def test_folds(folders: Path) -> None:
     assert number_of_folds("Dataset004_Hippocampus") == 3, "what trainings use comes first"
 
 
+@pytest.mark.parametrize("content", ["", "[{", "{}", "[]", "3"])
+def test_a_damaged_split_is_named(folders: Path, content: str) -> None:
+    path = folders / "nnUNet_raw" / "Dataset004_Hippocampus" / "splits_final.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=r"splits_final\.json: (not JSON: |expected a list of folds)"):
+        check_folds("Dataset004_Hippocampus", [0])
+
+
+@pytest.mark.parametrize("content", ["{}", '{"configurations": null}', '{"configurations": ["2d"]}'])
+def test_a_file_that_is_no_plans_is_named(folders: Path, content: str) -> None:
+    plans = folders / "nnUNetPlans.json"
+    plans.write_text(content)
+    with pytest.raises(ValueError, match=r'nnUNetPlans\.json: these are no plans of nnU-Net: "configurations" is'):
+        check_configuration_name("2d", plans)
+
+
 def test_damaged_json_is_named(folders: Path) -> None:
     raw = folders / "nnUNet_raw" / "Dataset004_Hippocampus" / "dataset.json"
     with pytest.raises(ValueError, match=r"dataset.json: no such file"):
