@@ -31,6 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Returns 0. Raises ValueError for files and sizes that do not fit together; then nothing is written."""
+    from nnunet_mamba.datasets import check_configuration_name
+
     if options.o is None and options.pretrained is None:
         raise ValueError("nothing to write: give -o FOLDER, --pretrained FILE, or both")
     if options.o is not None and options.dataset_json is None:
@@ -40,8 +42,10 @@ def run(options: argparse.Namespace) -> int:
             raise ValueError(f"{path}: no such file")
     if options.o is not None and options.o.exists():
         raise ValueError(f"-o {options.o}: exists already; give another folder or remove it")
+    _check_target(options.pretrained)
     plans = _read_json(options.plans, "configurations", "nnU-Net plans (nnUNet_preprocessed/DATASET/nnUNetPlans.json)")
     dataset = _read_json(options.dataset_json, "labels", "a dataset.json of nnU-Net") if options.dataset_json else None
+    check_configuration_name(options.c, options.plans)
 
     conversion = convert(options.checkpoint, plans, options.c, dataset)
     print(f"{options.checkpoint} holds {conversion['kind']}: {conversion['config']}")
@@ -56,6 +60,13 @@ def run(options: argparse.Namespace) -> int:
         write_model_folder(options.o, conversion, dataset, options.c)
         print(f"written: {options.o}; predict with nnUNetv2_predict_from_modelfolder -m {options.o} -f all")
     return 0
+
+
+def _check_target(file: Path | None) -> None:
+    if file is not None and file.is_dir():
+        raise ValueError(f"--pretrained {file} is a folder; name a file in it")
+    if file is not None and not file.parent.is_dir():
+        raise ValueError(f"--pretrained {file}: no such folder: {file.parent}; make it first")
 
 
 def convert(checkpoint: Path, plans: dict[str, Any], configuration: str, dataset: dict | None) -> dict[str, Any]:

@@ -161,6 +161,12 @@ WRONG_NAMES = {
     "plan-from-recipe -d 4 segmamba_brat": "Did you mean segmamba_brats?",
     "plan-from-recipe -d 4 hippocampus_demo": "not a recipe for plans",
     "plan-from-recipe -d 4 segmamba_brats -p myPlans": "Dataset004_X has no myPlans; it has nnUNetPlans",
+    "convert-checkpoint grid.json --plans nowhere.json -o new": "-o needs --dataset-json",
+    "convert-checkpoint grid.json --plans nowhere.json --pretrained new": "nowhere.json: no such file",
+    "convert-checkpoint grid.json --plans grid.json --pretrained new": "grid.json is not nnU-Net plans",
+    "convert-checkpoint grid.json --plans plans.json --pretrained new -c 2": "-c 2: plans has 2d, 3d_fullres",
+    "convert-checkpoint grid.json --plans plans.json --pretrained no/new": "--pretrained no/new: no such folder: no",
+    "convert-checkpoint grid.json --plans plans.json --pretrained .": "--pretrained . is a folder; name a file in it",
     "demo --recipe segmamba_brats": "cpu, gpu missing; not a recipe for the demo",
     "convrt": "Did you mean convert?",
     "explain": "Verbs: demo, doctor",
@@ -174,6 +180,7 @@ def test_wrong_names_are_told_with_what_is_there(tmp_path: Path) -> None:
         (Path(folder) / "Dataset004_X").mkdir(parents=True)
     plans = tmp_path / "nnUNet_preprocessed" / "Dataset004_X" / "nnUNetPlans.json"
     plans.write_text(json.dumps({"configurations": {"2d": {}, "3d_fullres": {}}}))
+    (tmp_path / "plans.json").write_text(plans.read_text())
     (tmp_path / "nnUNet_results" / "Dataset004_X" / MODEL).mkdir()
     (tmp_path / "nnUNet_results" / "Dataset004_X" / MODEL / "plans.json").touch()
     grid = {"configuration": "3d_lowres", "trainer": "nnUNetTrainer", "batch_size": [2]}
