@@ -271,9 +271,13 @@ FIRST_ERRORS = (
         ("RuntimeError: PytorchStreamReader failed reading zip archive: failed finding central directory",
          "_pickle.UnpicklingError: invalid load key, '<'.",
          "EOFError: Ran out of input",
-         "ValueError: checkpoint_final.pth cannot be read (cut off), and no other checkpoint is whole."),
-        r"cannot be read \(.*no other checkpoint is whole|PyTorchFileReader[\s\S]{0,400}Invalid argument|PytorchStreamReader failed|failed finding central directory|invalid load key|Ran out of input|pickle data was truncated"
-        r"|is a web page, not|checkpoint.{0,80}(damaged|cut off|no checkpoint)",
+         "ValueError: checkpoint_final.pth cannot be read (cut off), and no other checkpoint is whole.",
+         "checkpoint_latest.pth cannot be read (cut off); going on from checkpoint_previous.pth instead",
+         "segmamba.pt is a pointer of Git LFS, not the file it stands for"),
+        r"cannot be read \(.*(no other checkpoint is whole|going on from)|PyTorchFileReader[\s\S]{0,400}Invalid argument|PytorchStreamReader failed|failed finding central directory|invalid load key|Ran out of input|pickle data was truncated"
+        r"|is a web page, not|is a pointer of Git LFS|is a gzip file, not a checkpoint|is a text file, not a checkpoint"
+        r"|is empty: the download|is cut off after [\d.]+ MB|is a zip archive without a checkpoint|is damaged, or no checkpoint"
+        r"|checkpoint.{0,80}(damaged|cut off|no checkpoint)",
         "A checkpoint is no whole checkpoint: a copy or download that was cut off, a web page or an LFS pointer saved under its name, "
         "or a training that was killed while saving.",
         "`head -c 100 FILE` shows text where a download failed: download again. For a training of your own: `checkpoint_best.pth` (`-chk "
@@ -301,9 +305,10 @@ FIRST_ERRORS = (
         ("OSError: [Errno 28] No space left on device",
          "RuntimeError: [enforce fail at inline_container.cc:672] . unexpected pos 128 vs 22",
          "RuntimeError: PytorchStreamWriter failed writing file data/1: file write failed",
-         "RuntimeError: Error while creating the NDArray"),
+         "RuntimeError: Error while creating the NDArray",
+         "OSError: checkpoint_latest.pth: could not be written (what was written cannot be read: wrong checksum of data/1). 0 MB are free"),
         r"No space left on device(?!: '/dev/shm)|Disk quota exceeded|inline_container\.cc.*unexpected pos|PytorchStreamWriter failed"
-        r"|disk is full|Error while creating the NDArray|Errno 122",
+        r"|disk is full|is the disk full|: could not be written \(|Error while creating the NDArray|Errno 122",
         "The disk, or your quota of it, is full.",
         "`df -h $nnUNet_raw $nnUNet_preprocessed $nnUNet_results` shows how full; preprocessed data of configurations that are not "
         "trained may go. Then the same training with `--c`.",

@@ -10,6 +10,36 @@ from nnunet_mamba.doctor.message import Message
 
 _OF_TRAININGS = (
     Message(
+        "fold-is-being-trained",
+        ("ValueError: .../fold_0 is being trained by process 4711 on node7 since 2026-01-31 12:00:00 (nnUNetv2_train 4 3d_fullres 0). "
+         "Two trainings would overwrite each other's checkpoints. Wait for it, or end it: kill 4711",
+         "train_nnUNetTrainer__nnUNetPlans__3d_fullres_0: another process is at it: pid 4711. To end it and what it runs: kill 4711"),
+        r"is being trained by (another )?process|another process is at it",
+        "Another process trains or validates this fold, or does this step: a command given twice, a job of a cluster beside one begun by "
+        "hand, or a notebook that has trained the fold and still runs.",
+        "Wait, or end the process that the message names with its `kill` line; then the same command, a training with `--c`. No file has "
+        "to be deleted: the lock ends with its process.",
+    ),
+    Message(
+        "checkpoint-could-run-code",
+        ("ValueError: model.pth holds an object of my_project.MyNetwork, and reading that could run code, so it is not read.",),
+        r"reading that could run code",
+        "torch's files can hold any object of Python, and reading one may run any program. Our commands read tensors, plain values and "
+        "NumPy's numbers only; this file holds more: a whole network, another project's settings, or something malicious.",
+        "If you trust its source, write its weights into a file of their own and give that one: `torch.save({\"network_weights\": "
+        "torch.load(FILE, weights_only=False)[\"network_weights\"]}, NEW)`; other projects call them `state_dict` or `model`.",
+    ),
+    Message(
+        "plugin-cannot-be-loaded",
+        ("nnunet_mamba cannot be loaded, nnU-Net goes on without it (ImportError: cannot import name 'hook')",
+         "nnunet_mamba's trainers and planners are not known (ImportError: cannot import name 'registry')"),
+        r"nnunet_mamba cannot be loaded|nnunet_mamba's trainers and planners are not known",
+        "A file of nnunet-mamba is missing, damaged or of another version, most often after an upgrade that was broken off. nnU-Net "
+        "itself works; it does not find our names.",
+        "`pip install --force-reinstall --no-deps nnunet-mamba` in this environment, then `nnunet-mamba doctor`. Until then "
+        "`NNUNET_MAMBA_AUTOLOAD=0` keeps the line away.",
+    ),
+    Message(
         "selective-scan-cuda-missing",
         ("ModuleNotFoundError: No module named 'selective_scan_cuda'",
          "ModuleNotFoundError: No module named 'causal_conv1d_cuda'",
@@ -94,8 +124,9 @@ _OF_TRAININGS = (
     Message(
         "loss-is-nan",
         ("train_loss nan", "Step skipped, not finite: loss nan, gradient norm inf",
-         "RuntimeError: Function 'MulBackward0' returned nan values in its 0th output."),
-        r"(train|val)_loss nan|Step skipped, not finite|returned nan values|loss is nan",
+         "RuntimeError: Function 'MulBackward0' returned nan values in its 0th output.",
+         "TrainingBrokenError: loss or gradient were not finite 3 times in a row, after 5 returns to good weights"),
+        r"(train|val)_loss nan|Step skipped, not finite|TrainingBrokenError|were not finite|returned nan values|loss is nan",
         "A loss or gradient was not a number: fp16 overflowing in another project's scan, damaged images (NaN, infinite or "
         "huge values), or a learning rate too high.",
         "Our trainers skip such steps and name the cases in the log; look at these images first. Then try `-tr "

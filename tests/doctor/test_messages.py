@@ -31,6 +31,44 @@ def test_every_literal_line_is_recognised_as_itself(message: Message, line: str)
     assert explain(f"Traceback (most recent call last):\n  File x\n{line}\n")[0] is message
 
 
+OUR_OWN = {
+    "fold-is-being-trained": (
+        "/r/fold_0 is being trained by process 7 on n since 2026-01-31 12:00:00 (nnUNetv2_train 4 2d 0). Two",
+        "/r/fold_0 is being trained by another process. Two trainings would overwrite each other's checkpoints",
+        "train_m_0: another process is at it, left over: pid 5, nnUNetv2_train 4. To end it: kill -- -5; lock: /r/l",
+    ),
+    "disk-full": (
+        "checkpoint_latest.pth: could not be written ([enforce fail at inline_container.cc:672] . unexpected pos 1)",
+        "checkpoint_latest.pth: could not be written (what was written cannot be read: wrong checksum of a/data/0)",
+    ),
+    "checkpoint-could-run-code": ("x.pth holds an object of posix.system, and reading that could run code",),
+    "checkpoint-damaged": (
+        "x.pt is a web page, not a checkpoint: open its address in a browser and download the file itself",
+        "x.pt is a pointer of Git LFS, not the file it stands for: run `git lfs pull` in its repository",
+        "x.pt is empty: the download or copy failed; get it again",
+        "x.pt is a gzip file, not a checkpoint: unpack it (tar xf or gunzip) and name the file in it",
+        "x.pt is cut off after 1.2 MB: copy or download it again",
+        "x.pt is a zip archive without a checkpoint of torch at its top: unpack it and name the file in it",
+        "x.pt is a text file, not a checkpoint; it begins with 'hello'",
+        "x.pt is damaged, or no checkpoint: copy or download it again",
+        "/r/checkpoint_latest.pth cannot be read (wrong checksum of a); going on from checkpoint_previous.pth instead",
+    ),
+    "loss-is-nan": (
+        "nnunet_mamba.trainers.sentinel.TrainingBrokenError: loss or gradient were not finite 3 times in a row",
+        "the weights were not finite from the start of the training: look at the checkpoint or the pretrained weights",
+    ),
+    "plugin-cannot-be-loaded": (
+        "nnunet_mamba cannot be loaded, nnU-Net goes on without it (RuntimeError: x); pip install --force-reinstall",
+        "nnunet_mamba's trainers and planners are not known (TypeError: x); pip install --force-reinstall nnunet-mamba",
+    ),
+}
+
+
+@pytest.mark.parametrize(("key", "text"), [(key, text) for key, texts in OUR_OWN.items() for text in texts])
+def test_what_our_own_trainings_and_commands_say_is_explained(key: str, text: str) -> None:
+    assert explain(text)[0].key == key
+
+
 def test_a_healthy_log_is_explained_by_nothing() -> None:
     assert explain(HARMLESS) == []
 
