@@ -114,6 +114,11 @@ def check_recipe(recipe: Mapping[str, Any]) -> registry.Network:
     """The recipe's network. Raises ValueError naming what is missing, unknown, or of another kind."""
     what = f"recipe {_short(recipe.get('name', '?'))}"
     _check(recipe, RECIPE, what, "not a recipe for plans")
+    if recipe["configuration"] == recipe["inherits_from"]:
+        raise ValueError(
+            f"{what}: configuration and inherits_from are both {recipe['inherits_from']}, and nothing inherits from "
+            "itself; give the new configuration a name of its own"
+        )
     if "topology" in recipe:
         topology = recipe["topology"]
         _check(topology, TOPOLOGY, f"{what}: topology")

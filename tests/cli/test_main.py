@@ -13,6 +13,7 @@ import pytest
 from nnunet_mamba import registry
 from nnunet_mamba.cli import main as cli
 from nnunet_mamba.cli.demo import Demo
+from nnunet_mamba.planning.recipes import load_recipe
 from nnunet_mamba.version import __version__
 
 
@@ -157,6 +158,8 @@ WRONG_NAMES = {
     "sweep -d 4 wrong.json": "wrong.json: unknown patch; allowed: purpose, plans",
     "sweep -d 4 grid.json": "configuration 3d_lowres: nnUNetPlans has 2d, 3d_fullres",
     "sweep -d 4 grid.json -gpu_memory_target -1": "-gpu_memory_target -1; expected GB, a number > 0",
+    "sweep -d 4 misspelt.json": "Did you mean nnUNetTrainerSegMamba",
+    "plan-from-recipe -d 4 itself.json": "configuration and inherits_from are both 3d_fullres, and nothing",
     "plan-from-recipe segmamba_brats": "-d DATASET is missing",
     "plan-from-recipe -d 4 segmamba_brat": "Did you mean segmamba_brats?",
     "plan-from-recipe -d 4 hippocampus_demo": "not a recipe for plans",
@@ -185,6 +188,10 @@ def test_wrong_names_are_told_with_what_is_there(tmp_path: Path) -> None:
     (tmp_path / "nnUNet_results" / "Dataset004_X" / MODEL / "plans.json").touch()
     grid = {"configuration": "3d_lowres", "trainer": "nnUNetTrainer", "batch_size": [2]}
     (tmp_path / "grid.json").write_text(json.dumps(grid))
+    misspelt = {**grid, "configuration": "2d", "trainer": "nnUNetTrainerSegMama"}
+    (tmp_path / "misspelt.json").write_text(json.dumps(misspelt))
+    recipe = load_recipe("segmamba_brats")
+    (tmp_path / "itself.json").write_text(json.dumps({**recipe, "configuration": recipe["inherits_from"]}))
     (tmp_path / "wrong.json").write_text(json.dumps({**grid, "patch": 1}))
     for line, text in _said_without_torch(list(WRONG_NAMES), tmp_path, **variables).items():
         assert WRONG_NAMES[line] in text, (line, text)
