@@ -63,6 +63,9 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, `head` for example, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # a full disk, a folder that may not be written: the system's words name the file
+        print(f"nnunet-mamba {options.verb}: {error}{_page(str(error))}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print(f"\nnnunet-mamba {options.verb}: interrupted; run the same command again to continue", file=sys.stderr)
         return 130

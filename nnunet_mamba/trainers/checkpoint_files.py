@@ -66,8 +66,9 @@ def readable(path: Path) -> tuple[Path, str | None]:
     for other in others:
         if damage_of(other) is None:
             return other, f"{path} cannot be read ({damage}); going on from {other.name} instead"
-    advice = " Remove it, and --c goes on from the best one" if path.name not in (LATEST, BEST) else ""
-    raise ValueError(f"{path} cannot be read ({damage}), and no other checkpoint is whole.{advice}")
+    tried = ", and no other checkpoint is whole" if others else ""
+    advice = ". Remove it, and --c goes on from the best one" if path.name not in (LATEST, BEST) else ""
+    raise ValueError(f"{path} cannot be read ({damage}){tried}{advice}")
 
 
 def damage_of(path: Path) -> str | None:

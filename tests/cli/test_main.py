@@ -216,3 +216,19 @@ def test_metrics_are_those_of_the_evaluation() -> None:
     from nnunet_mamba.evaluation import metrics
 
     assert set(evaluate.METRICS) == set(metrics.METRICS)
+
+
+def test_what_the_system_refuses_is_one_message(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from nnunet_mamba.cli import list as verb
+    from nnunet_mamba.cli import main as cli
+
+    def full(options: object) -> int:
+        raise OSError(28, "No space left on device", "/data/plans.json")
+
+    monkeypatch.setattr(verb, "run", full)
+    assert cli.main(["list"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("nnunet-mamba list: [Errno 28] No space left on device: '/data/plans.json'")
+    assert "doctor --explain disk-full" in said
