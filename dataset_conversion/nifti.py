@@ -13,10 +13,21 @@ from typing import Any
 import nibabel
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
+from nibabel.quaternions import mat2quat
 from nibabel.spatialimages import HeaderDataError, ImageDataError
 from nibabel.wrapstruct import WrapStructError
 
-from dataset_conversion.grid import FORMS, MOST_VOXELS, RAS_TO_LPS, UnreadableError, Volume, geometry, perpendicular
+from dataset_conversion.grid import (
+    FORMS,
+    MOST_VOXELS,
+    RAS_TO_LPS,
+    SAME,
+    SQUARE,
+    UnreadableError,
+    Volume,
+    geometry,
+    perpendicular,
+)
 
 logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # what it mends in silence is refused or told here
 
@@ -25,6 +36,11 @@ UNITS = {1: ("metres", 1e3), 3: ("micrometres", 1e-3)}
 """Of coordinates, by code in the header, and mm in one; all other codes mean mm to SimpleITK, and so to nnU-Net."""
 SPACING = 1e-5
 """Relative difference of voxel sizes that nnU-Net takes for the same."""
+
+ROUNDING = 2.0**-22
+"""Of the three numbers of a rotation that a NIfTI file stores as float32"""
+FIRST_LOST = 1e-3
+"""Up to which the fourth is lost in their rounding"""
 
 
 def first_bytes(path: Path, count: int = 544) -> bytes:
@@ -163,6 +179,8 @@ def _affine(path: Path, image: Any, shape: tuple[int, ...], prefer: str | None, 
         raise UnreadableError(path, "no geometry: neither sform nor qform is set")
     if len(forms) == 2:
         by_qform = geometry(shape, forms["qform"])
+        if _differs_by_rounding(header, forms["sform"], forms["qform"]):
+            return forms["sform"]
         apart = geometry(shape, forms["sform"]).distance(by_qform)
         allowed = min(FORMS, float(by_qform.spacing.min()) / 2)
         if apart > allowed and prefer is None:
@@ -176,6 +194,25 @@ def _affine(path: Path, image: Any, shape: tuple[int, ...], prefer: str | None, 
             return forms[prefer]  # type: ignore[index]
         return forms["qform"]  # as SimpleITK, and so nnU-Net, reads it
     return next(iter(forms.values()))
+
+
+def _differs_by_rounding(header: Any, sform: np.ndarray, qform: np.ndarray) -> bool:
+    """Whether the qform is the sform as far as it can be. Of the four numbers of its rotation the first is not stored,
+    and is lost in the rounding of the others where it is near 0: oblique axes near left-posterior-superior, as
+    SimpleITK and dcm2niix write them, come back turned by up to 0.1 degrees."""
+    columns = np.linalg.norm(sform[:3, :3], axis=0)
+    axes = sform[:3, :3] / columns
+    axes[:, 2] *= -1 if header["pixdim"][0] < 0 else 1
+    if np.abs(axes.T @ axes - np.eye(3)).max() > SQUARE or np.linalg.det(axes) < 0:
+        return False
+    if not np.allclose(columns, header["pixdim"][1:4], rtol=SPACING, atol=0):
+        return False
+    if np.abs(sform[:3, 3] - qform[:3, 3]).max() > min(SAME, columns.min() / 100):
+        return False
+    first, *others = mat2quat(axes)
+    stored = [float(header[f"quatern_{name}"]) for name in "bcd"]
+    signs = (1, -1) if abs(first) < FIRST_LOST else (1,)
+    return any(np.abs(np.multiply(sign, others) - stored).max() <= ROUNDING for sign in signs)
 
 
 def _in_mm(path: Path, image: Any, affine: np.ndarray, sizes: np.ndarray, repairs: list[str]) -> np.ndarray:

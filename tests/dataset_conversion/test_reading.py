@@ -10,11 +10,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
 from dataset_conversion.command import main
+from dataset_conversion.grid import FORMS
 from dataset_conversion.volumes import UnreadableError, read
 from tests.dataset_conversion.trees import asoca_tree, described, edit_nrrd, generic_tree, nifti, volumes
 
@@ -364,3 +366,52 @@ def test_voxels_that_simpleitk_reads_wrongly_are_refused(tmp_path: Path, monkeyp
             patched.setattr(sitk, "GetArrayFromImage", lambda image: np.zeros((12, 20, 16), np.int16))
             with pytest.raises(UnreadableError, match="SimpleITK reads other voxels than its compressed data hold"):
                 read(path)
+
+
+def _tilted(seed: int, path: Path) -> Path:
+    """As SimpleITK writes a scan whose axes are a little oblique: both forms, of one map"""
+    small = np.random.default_rng(seed).normal(0, 0.001, 3)
+    x, y, z = small
+    axes, _ = np.linalg.qr(np.array([[1, -z, y], [z, 1, -x], [-y, x, 1]]))
+    image = sitk.GetImageFromArray(np.random.default_rng(seed).integers(0, 99, (3, 512, 512)).astype(np.int16))
+    image.SetDirection((axes * np.sign(np.diag(axes))).ravel().tolist())
+    image.SetSpacing((0.7, 0.7, 1.5))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sitk.WriteImage(image, str(path))
+    return path
+
+
+def test_a_quaternion_that_lost_its_first_number_is_no_disagreement(tmp_path: Path) -> None:
+    """Image by SimpleITK; label by nibabel, of the image's affine, which is its sform"""
+    lost = 0
+    for seed in range(8):
+        path = _tilted(seed, tmp_path / str(seed) / "images" / "x.nii.gz")
+        header = nibabel.load(path).header
+        corner = np.array([511, 511, 2, 1])
+        lost += bool(np.abs((header.get_sform() - header.get_qform()) @ corner).max() > FORMS)
+        label = np.zeros((512, 512, 3), np.uint8)
+        label[5:9] = 1
+        (tmp_path / str(seed) / "labels").mkdir()
+        nibabel.save(nibabel.Nifti1Image(label, header.get_sform()), tmp_path / str(seed) / "labels" / "x.nii.gz")
+        image, other = (read(tmp_path / str(seed) / part / "x.nii.gz") for part in ("images", "labels"))
+        assert image.geometry.distance(other.geometry) < image.geometry.same
+        assert image.copyable
+    assert lost > 0, "none whose forms look as if they disagreed"
+
+
+@pytest.mark.parametrize(
+    ("field", "change"),
+    [("quatern_b", 1e-6), ("quatern_c", -1e-6), ("qoffset_x", 0.2), ("pixdim", 1e-3)],
+)
+def test_forms_that_differ_by_more_than_rounding_disagree(field: str, change: float, tmp_path: Path) -> None:
+    """In the neighbourhood where the first number of the quaternion is lost"""
+    image = nibabel.load(_tilted(0, tmp_path / "x.nii"))
+    if field == "pixdim":
+        image.header["pixdim"][1] += change
+    else:
+        image.header[field] += change
+    content = bytearray((tmp_path / "x.nii").read_bytes())
+    content[:348] = image.header.binaryblock
+    (tmp_path / "x.nii").write_bytes(bytes(content))
+    with pytest.raises(UnreadableError, match="sform and qform disagree"):
+        read(tmp_path / "x.nii")
