@@ -62,7 +62,7 @@ def check_free(target: Path, dataset: Dataset, resume: bool) -> None:
             raise ValueError(f"{path}: a file; expected a folder")
     if not target.exists():
         return
-    if (target / "dataset.json").exists() and not (target / WORK).exists():
+    if (target / "dataset.json").exists() and not is_begun(target):
         raise ValueError(f"{target}: is there already, and complete; remove it, or choose another id with -d")
     if not (target / WORK).is_dir() and any(target.iterdir()):
         raise ValueError(f"{target}: is there, and not by this command; remove it, or choose another id with -d")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from dataset_conversion import convert as engine
-from dataset_conversion import generic
+from dataset_conversion import generic, ownership
 from dataset_conversion.command import main
 from dataset_conversion.convert import convert
 from dataset_conversion.declare import Found, Options
@@ -51,6 +51,24 @@ def test_a_second_conversion_of_the_id_is_refused_while_the_first_checks(
     assert len(refusals) == 1
     assert hashes(tmp_path / "raw") == hashes(tmp_path / "expected")
     assert [p.name for p in (tmp_path / "raw").iterdir()] == [TARGET]
+
+
+def test_who_was_faster_keeps_the_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other conversion begins and ends between this one's look at the folder and its claim to it."""
+    first, second = generic_tree(tmp_path / "a" / "d", 4), generic_tree(tmp_path / "b" / "d", 2)
+    make = ownership._make
+
+    def meanwhile(folder: Path) -> list[Path]:
+        monkeypatch.setattr(ownership, "_make", make)
+        convert(_found(first), tmp_path / "raw", Options())
+        return make(folder)
+
+    monkeypatch.setattr(ownership, "_make", meanwhile)
+    with pytest.raises(ValueError, match="is there already, and complete"):
+        convert(_found(second), tmp_path / "raw", Options())
+    convert(_found(first), tmp_path / "expected", Options())
+    assert hashes(tmp_path / "raw") == hashes(tmp_path / "expected")
+    assert not (tmp_path / "raw" / TARGET / ownership.WORK).exists()
 
 
 def test_two_processes_at_once(tmp_path: Path) -> None:
