@@ -37,7 +37,7 @@ def check_intact(path: Path) -> None:
             elif path.name.lower().endswith(".mha"):
                 header = _header(file, b"LOCAL\n", b"LOCAL\r\n")
                 if header.get("compresseddata", "") == "true":
-                    _unpack_zlib(file)
+                    _check_length(path, header.get("compresseddatasize", ""), _unpack_zlib(file))
     except EOFError:
         raise ValueError(f"{path} is cut off: its compressed data end too early") from None
     except (zlib.error, gzip.BadGzipFile):
@@ -102,10 +102,19 @@ def _unpack_gzip(file: IO[bytes]) -> None:
             pass
 
 
-def _unpack_zlib(file: IO[bytes]) -> None:
-    unpacking = zlib.decompressobj()
+def _unpack_zlib(file: IO[bytes]) -> int:
+    """How many packed bytes there are"""
+    unpacking, length = zlib.decompressobj(), 0
     while not unpacking.eof:
         packed = file.read(PIECE)
         if not packed:
             raise EOFError
+        length += len(packed)
         unpacking.decompress(packed)
+    return length - len(unpacking.unused_data)
+
+
+def _check_length(path: Path, stated: str, length: int) -> None:
+    """SimpleITK unpacks as many bytes as the header says, and takes what it got for all voxels."""
+    if stated != str(length):
+        raise ValueError(f"{path} is damaged: its header says {stated or 'no'} compressed bytes; it has {length}")

@@ -165,6 +165,20 @@ def test_files_that_are_cut_off(tmp_path: Path, name: str) -> None:
         check_intact(tmp_path / name)
 
 
+@pytest.mark.parametrize("stated", ["", "CompressedDataSize = 30\n", "CompressedDataSize = 0\n"])
+def test_a_meta_image_that_states_another_length(tmp_path: Path, stated: str) -> None:
+    """SimpleITK unpacks so much of it, and puts whatever was in memory in the place of the rest."""
+    path = tmp_path / "l.mha"
+    _write(path, np.random.default_rng(0).integers(0, 3, (9, 30, 40)).astype(np.uint8))
+    whole = path.read_bytes()
+    check_intact(path)
+    path.write_bytes(whole + b"\n")
+    check_intact(path)
+    path.write_bytes(re.sub(rb"CompressedDataSize = \d+\n", stated.encode(), whole))
+    with pytest.raises(ValueError, match=r"l.mha is damaged: its header says (no|30|0) compressed bytes; it has \d+"):
+        check_intact(path)
+
+
 @pytest.mark.parametrize("name", ["l.nrrd", "l.mha"])
 def test_damaged_bodies_of_other_formats(tmp_path: Path, name: str) -> None:
     noise = np.random.default_rng(0).integers(0, 3, (9, 30, 40)).astype(np.uint8)
