@@ -79,11 +79,11 @@ def run(options: argparse.Namespace) -> int:
     if result.table.empty:
         _tell_not_scored(result.not_scored)
         raise ValueError(f"none of {len(pairs.pairs)} pairs could be scored; nothing is written")
-    print(as_markdown(result.table, asked))
     content = report(result, pairs, asked)
     kept = keep_other_results(folder, content)
     write_json(folder / "evaluation.json", content)
     write_csv(folder / "evaluation.csv", result.table)
+    print(as_markdown(result.table, asked))  # after writing: whoever reads it may have gone
     for line in (*_first([n for notes in result.notes.values() for n in notes]), *kept):
         print(line)
     scored = len(pairs.pairs) - len(result.not_scored)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import json
 import os
 import re
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -91,6 +93,14 @@ def test_values_that_mean_nothing(
     assert list(_result(folders)["not_scored"]) == ["c1"]
     with (folders / "pred" / "evaluation.csv").open() as file:
         assert sorted({row["case"] for row in csv.DictReader(file)}) == ["c0", "c2"]
+
+
+def test_scores_are_there_before_they_are_shown(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal that lacks a sign, or a reader that has gone, takes no scores along."""
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    _run(folders)
+    assert sorted(_result(folders)["cases"]) == ["c0", "c1", "c2"]
+    assert (folders / "pred" / "evaluation.csv").exists()
 
 
 def test_nearly_whole_numbers_are_whole(folders: Path) -> None:
