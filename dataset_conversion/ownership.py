@@ -43,7 +43,7 @@ def claimed(target: Path, dataset: Dataset, resume: bool) -> Iterator[Path]:
     made = _make(target / WORK)
     with _locked(target):
         try:
-            check_free(target, dataset, resume)  # whoever was faster has ended since, or has another name
+            _check_free(target, dataset, resume)  # whoever was faster has ended since, or has another name
             yield target / WORK
         except BaseException:
             if not is_begun(target):
@@ -56,6 +56,13 @@ def claimed(target: Path, dataset: Dataset, resume: bool) -> Iterator[Path]:
 
 def check_free(target: Path, dataset: Dataset, resume: bool) -> None:
     """Raises ValueError if the target cannot be begun (or, with `resume`, gone on with)."""
+    if is_begun(target):
+        with _locked(target):  # of one that is running nobody may be told to remove it
+            pass
+    _check_free(target, dataset, resume)
+
+
+def _check_free(target: Path, dataset: Dataset, resume: bool) -> None:
     _check_id(target, dataset)
     for path in (target.parent, target):
         if path.exists() and not path.is_dir():

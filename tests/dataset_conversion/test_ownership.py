@@ -53,6 +53,26 @@ def test_a_second_conversion_of_the_id_is_refused_while_the_first_checks(
     assert [p.name for p in (tmp_path / "raw").iterdir()] == [TARGET]
 
 
+@pytest.mark.parametrize("resume", [False, True])
+def test_nobody_is_told_to_remove_a_conversion_that_runs(
+    resume: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = _found(generic_tree(tmp_path / "d", 3))
+    write_cases, refusals = engine._write_cases, []
+
+    def meanwhile(*arguments: Any) -> None:
+        for other in (convert, engine.dry_run):
+            with pytest.raises(ValueError, match="another conversion into it is running") as caught:
+                other(found, tmp_path / "raw", Options(), resume)
+            refusals.append(str(caught.value))
+        write_cases(*arguments)
+
+    monkeypatch.setattr(engine, "_write_cases", meanwhile)
+    convert(found, tmp_path / "raw", Options())
+    assert len(refusals) == 2
+    assert (tmp_path / "raw" / TARGET / "dataset.json").exists()
+
+
 def test_who_was_faster_keeps_the_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The other conversion begins and ends between this one's look at the folder and its claim to it."""
     first, second = generic_tree(tmp_path / "a" / "d", 4), generic_tree(tmp_path / "b" / "d", 2)
