@@ -33,6 +33,8 @@ from dataset_conversion.command import main
 from dataset_conversion.examples import make_brats
 from tests.dataset_conversion.trees import DESCRIPTION, asoca_tree, described, generic_tree, nifti, volumes
 
+TINY = float(np.finfo(np.float32).tiny)
+"""Below it float32 loses digits: an intercept of 1e-41 is none to SimpleITK, and one to nibabel"""
 SLOWEST = 20.0
 """Seconds after which a conversion of these sizes counts as hanging"""
 BRATS_SIZE = (6, 7, 5)
@@ -114,7 +116,7 @@ def same_volume(source: Path, made: Path, geometry: bool = True, map_: Callable[
         _ask(np.array_equal(map_(array).astype(np.float32), voxels.astype(np.float32)), "voxels, by nibabel")
         return
     array = sitk.GetArrayFromImage(a).reshape(voxels.shape)
-    _ask(np.allclose(map_(array).astype(np.float32), voxels.astype(np.float32), rtol=1e-6, atol=0), "voxels")
+    _ask(np.allclose(map_(array).astype(np.float32), voxels.astype(np.float32), rtol=1e-6, atol=TINY), "voxels")
     if geometry and a.GetDimension() == 3:
         _ask(np.allclose(a.GetSpacing(), b.GetSpacing(), rtol=1e-5), f"spacing {a.GetSpacing()} {b.GetSpacing()}")
         corners = [
