@@ -23,7 +23,7 @@ MOST_CHANNELS = 100
 def load(path: Path) -> dict[str, Any]:
     """Raises ValueError, beginning with the option and the file, for what cannot become a dataset of nnU-Net."""
     try:
-        text = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique)
+        text = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_unique)
     except OSError as error:
         raise ValueError(f"--describe {path}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:

@@ -86,7 +86,7 @@ def _split(sheet: Path, number: int, ids: list[str], by_row: bool) -> dict[str, 
         raise ValueError(f"--sheet {sheet}: no such file")
     try:
         load = pandas.read_excel if sheet.suffix == ".xlsx" else pandas.read_csv
-        table = load(sheet, header=None, dtype=str)
+        table = load(sheet, header=None, dtype=str).dropna(how="all")
     except Exception as error:  # a broken sheet makes pandas and openpyxl raise anything
         raise ValueError(f"{sheet}: cannot be read as a table: {error}") from None
     rows = [[str(cell).strip() for cell in row] for row in table.to_numpy()]

@@ -65,7 +65,7 @@ def _first(paths: tuple[Path, ...] | None) -> Path | None:
 def _load(path: Path) -> dict[str, Any]:
     """dataset.json with labels name -> value, channels in order, and names of cases for training and test"""
     try:
-        text = json.loads(path.read_text(encoding="utf-8"))
+        text = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not JSON: {error}") from None
     except OSError as error:

@@ -192,7 +192,7 @@ def _affine(path: Path, image: Any, shape: tuple[int, ...], prefer: str | None, 
         if apart > allowed:
             repairs.append(f"{path.name}: sform and qform disagree by {apart:.3g} mm; {prefer} used")
             return forms[prefer]  # type: ignore[index]
-        return forms["qform"]  # as SimpleITK, and so nnU-Net, reads it
+        return forms["qform"]  # the two are one
     return next(iter(forms.values()))
 
 

@@ -196,7 +196,8 @@ def _sheet(path: Path, ids: list[Any]) -> None:
     rows: list[list[Any]] = [["4-fold cross validation", "", ""], ["FileName", "Split-1", "Split-2"]]
     rows += [[i, p, q] for i, p, q in zip(ids, parts, parts[::-1], strict=True)]
     if path.suffix == ".csv":
-        pandas.DataFrame(rows[1:]).to_csv(path, header=False, index=False)
+        empty = [[None] * 3] * 2  # as spreadsheets leave them at the end
+        pandas.DataFrame([*rows[1:], *empty]).to_csv(path, header=False, index=False)
     else:
         pandas.DataFrame(rows).to_excel(path, header=False, index=False)
 

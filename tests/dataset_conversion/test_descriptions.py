@@ -111,6 +111,15 @@ def test_files_that_are_no_description(
     assert message in capsys.readouterr().err
 
 
+def test_a_byte_order_mark_is_no_part_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As Windows' editors and PowerShell write it."""
+    root = generic_tree(tmp_path / "in")
+    description = described(tmp_path)
+    description.write_bytes(b"\xef\xbb\xbf" + description.read_bytes())
+    command = ["generic", "-i", str(root), "-o", str(tmp_path / "raw"), "--jobs", "1", "--describe", str(description)]
+    assert main([*command, "--dry-run"]) == 0, capsys.readouterr().err
+
+
 VALUES = st.integers(0, 4)
 LABELS = st.dictionaries(
     st.sampled_from(["a", "b", "c", "ignore"]),
