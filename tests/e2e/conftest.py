@@ -28,7 +28,7 @@ CASES = 6
 FEATURES = [4, 8, 8, 16]
 # the planned patch holds a whole case: smaller ones would mean hundreds of windows per prediction
 PATCH = [40, 56, 40]
-COMMAND_LIMIT_S = 300
+COMMAND_LIMIT_S = 900  # of a whole cross-validation on a busy machine; only against waiting for ever
 
 
 @dataclass(frozen=True)
