@@ -85,3 +85,11 @@ def test_gains_that_are_all_alike_have_no_interval() -> None:
     assert found.mean == 0
     assert math.isnan(found.low)
     assert not found.is_certain
+
+
+def test_a_gain_is_certain_only_if_its_whole_interval_is_above_zero() -> None:
+    few_gain_much = choose.gain([0.5] * 6, [0.9, 0.4, 0.45, 0.5, 0.6, 0.3])
+    assert few_gain_much.mean > 0 > few_gain_much.low
+    assert not few_gain_much.is_certain
+    all_gain = choose.gain([0.5] * 6, [0.6, 0.62, 0.58, 0.61, 0.6, 0.59])
+    assert all_gain.is_certain

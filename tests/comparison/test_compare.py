@@ -199,6 +199,10 @@ def test_one_cohort_is_none(tmp_path: Path) -> None:
     groups = read_groups(table, ["a", "b", "c"])
     assert groups.cohorts(["a", "b", "c"]) == {}
     assert groups.patients(["a", "b", "c"]) == ["1", "1", "c"]
+    table.write_text("case,cohort\na,x\nb,y\nc,x\n")
+    two = read_groups(table, ["a", "b", "c"])
+    assert two.cohorts(["a", "b", "c"]) == {"x": ["a", "c"], "y": ["b"]}
+    assert two.cohorts(["a", "c"]) == {}
 
 
 def test_energy_is_summed_or_unknown(workspace: Workspace) -> None:
