@@ -107,6 +107,13 @@ def read_nifti(path: Path, start: bytes, prefer: str | None, fix_shear: bool, st
     sizes = np.frombuffer(start, f"{order}f8", 3, 112) if two else np.frombuffer(start, f"{order}f4", 3, 80)
     if not (np.isfinite(sizes).all() and (sizes > 0).all()):
         raise UnreadableError(path, f"voxel size {' x '.join(f'{s:g}' for s in sizes)} mm")
+    slope, inter = np.frombuffer(start, f"{order}f8", 2, 176) if two else np.frombuffer(start, f"{order}f4", 2, 112)
+    if (slope == 0 or not np.isfinite(slope)) and np.isfinite(inter) and inter != 0:
+        raise UnreadableError(
+            path,
+            f"scl_slope {slope:g} with scl_inter {inter:g}: by the NIfTI standard neither counts, SimpleITK and so "
+            "nnU-Net add the second; set scl_inter to 0 or scl_slope to 1, as is right",
+        )
     image, array, packed = _voxels(path, nibabel.Nifti2Image if two else nibabel.Nifti1Image)
     repairs: list[str] = []
     if packed != path.name.endswith(".gz"):

@@ -253,6 +253,25 @@ def test_voxel_sizes_that_differ_from_the_sform(tmp_path: Path, capsys: pytest.C
         assert made.GetOrigin() == pytest.approx((-3, 4, 5), abs=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("slope", "inter", "is_read"),
+    [(0, -1024, False), (np.nan, 5, False), (0, 0, True), (np.nan, np.nan, True), (1, -1024, True), (0, np.nan, True)],
+)
+def test_an_intercept_without_a_slope_is_refused(slope: float, inter: float, is_read: bool, tmp_path: Path) -> None:
+    """The standard ignores it, SimpleITK adds it: what nnU-Net would see depends on who wrote the file."""
+
+    def change(header: Any) -> None:
+        header["scl_slope"], header["scl_inter"] = slope, inter
+
+    array = np.arange(24, dtype=np.uint16).reshape(2, 3, 4)
+    path = nifti(tmp_path / "a.nii.gz", array, change)
+    if is_read:
+        assert np.array_equal(read(path).array, array.T + (float(inter) if slope == 1 else 0))
+    else:
+        with pytest.raises(UnreadableError, match=rf"scl_slope {slope:g} with scl_inter {inter:g}: by the NIfTI"):
+            read(path)
+
+
 @pytest.mark.parametrize(("mm", "code"), [(0.0005, 0), (0.01, 2)])
 def test_how_far_a_label_may_be_off(mm: float, code: int, tmp_path: Path) -> None:
     def change(header: Any) -> None:
