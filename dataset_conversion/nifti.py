@@ -37,6 +37,8 @@ UNITS = {1: ("metres", 1e3), 3: ("micrometres", 1e-3)}
 SPACING = 1e-5
 """Relative difference of voxel sizes that nnU-Net takes for the same."""
 
+SCANNER = 1
+"""sform_code of the scanner's own coordinates"""
 ROUNDING = 2.0**-22
 """Of the three numbers of a rotation that a NIfTI file stores as float32"""
 FIRST_LOST = 1e-3
@@ -199,7 +201,8 @@ def _affine(path: Path, image: Any, shape: tuple[int, ...], prefer: str | None, 
         if apart > allowed:
             repairs.append(f"{path.name}: sform and qform disagree by {apart:.3g} mm; {prefer} used")
             return forms[prefer]  # type: ignore[index]
-        return forms["qform"]  # the two are one
+        # nearly the same: the one that SimpleITK, and so nnU-Net, reads in a copy (sform of code 1, else the qform)
+        return forms["sform" if int(image.header["sform_code"]) == SCANNER else "qform"]
     return next(iter(forms.values()))
 
 

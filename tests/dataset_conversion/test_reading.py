@@ -253,6 +253,21 @@ def test_voxel_sizes_that_differ_from_the_sform(tmp_path: Path, capsys: pytest.C
         assert made.GetOrigin() == pytest.approx((-3, 4, 5), abs=1e-5)
 
 
+@pytest.mark.parametrize("code", [1, 2, 3, 4])
+def test_forms_a_little_apart_are_read_as_nnunet_reads_them(code: int, tmp_path: Path) -> None:
+    """Image and label, copied or written, have one grid for SimpleITK, whichever form that takes."""
+
+    def change(header: Any) -> None:
+        header["sform_code"] = code
+        header["qoffset_y"] += 0.015
+
+    root = generic_tree(tmp_path / "d", change=change)
+    assert _convert(root, tmp_path / "raw") == 0
+    image, label = (_written(tmp_path / "raw", name) for name in ("imagesTr/c1_0000", "labelsTr/c1"))
+    assert image.GetOrigin() == pytest.approx(label.GetOrigin(), abs=1e-4)
+    assert image.GetDirection() == pytest.approx(label.GetDirection(), abs=1e-6)
+
+
 @pytest.mark.parametrize(
     ("slope", "inter", "is_read"),
     [(0, -1024, False), (np.nan, 5, False), (0, 0, True), (np.nan, np.nan, True), (1, -1024, True), (0, np.nan, True)],

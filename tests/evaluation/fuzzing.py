@@ -265,7 +265,11 @@ def damaged_body(number: int, folder: Path) -> tuple[Any, str]:
     body = kind(data[at:], random)
     files[1].write_bytes(data[:at] + body)
     try:
-        whole = (gzip.decompress if ending == ".nrrd" else zlib.decompress)(body) == prediction.tobytes()
+        content = (gzip.decompress if ending == ".nrrd" else zlib.decompress)(body)
+        whole = content == prediction.tobytes()
+        if len(content) == prediction.size and not whole:
+            # other voxels with the same checksum, which nothing in the file can tell: of small ones, one in thousands
+            return EITHER, f"{number}: {kind.__name__} in the voxels of c{ending}, with the same checksum"
     except Exception:
         whole = False
     scores = {name: dice(prediction == v, reference == v) for name, v in LABELS.items() if v}
