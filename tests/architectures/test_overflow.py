@@ -56,3 +56,14 @@ def test_what_is_no_number_for_other_reasons_stays_so() -> None:
     network = build(registry.network("SegMamba"), "mamba", _plan(3, edge=16), deep_supervision=False).eval()
     broken = torch.full((1, 1, 16, 16, 16), torch.nan)
     assert _predicted(network, broken).isnan().all()
+
+
+def test_training_does_not_ask() -> None:
+    """There the loss scale and the trainer's sentinel see to it; the question would break the graph of every step."""
+    torch.manual_seed(0)
+    network = build(registry.network("SegMamba"), "mamba", _plan(3, edge=16), deep_supervision=False)
+    network.apply(network.initialize)
+    image = torch.randn(1, 1, 16, 16, 16) * NOT_NORMALISED
+    assert _predicted(network, image).isfinite().all()
+    with torch.autocast("cpu", dtype=torch.float16):
+        assert not network(image).isfinite().all()

@@ -91,3 +91,21 @@ def test_every_odd_axis_is_padded_for_the_scan(size: tuple[int, ...]) -> None:
     assert given.sum() == pytest.approx(float(x.sum()), rel=1e-6)
     numbers = torch.arange(given.numel()).view(given.shape)
     assert torch.equal(y, x + numbers[inside])
+
+
+def test_of_a_map_that_came_back_too_long_the_first_plane_goes() -> None:
+    """As released: halved and doubled, an axis of 5 has 6 planes."""
+
+    class Planes(nn.Module):
+        def forward(self, y: torch.Tensor) -> torch.Tensor:
+            rows, columns = 2 * y.shape[2], 2 * y.shape[3]
+            return (
+                torch.arange(1.0, rows + 1)[:, None]
+                + 100 * torch.arange(1.0, columns + 1)
+                + 0 * y.new_zeros(1, 2, 1, 1)
+            )
+
+    block = ConvMamba(SPACE_2D, 2, (3, 3), None)
+    block.proj5, block.norm = Planes(), nn.Identity()  # type: ignore[assignment]
+    x = torch.zeros(1, 2, 5, 4)
+    assert torch.equal(block(x)[0, 0], torch.arange(2.0, 7.0)[:, None] + 100 * torch.arange(1.0, 5.0))
