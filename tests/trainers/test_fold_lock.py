@@ -95,6 +95,10 @@ def test_a_process_has_it_once_under_any_spelling(tmp_path: Path) -> None:
     assert f"by process {os.getpid()}" in refused.stderr
     fold_lock.release(tmp_path / "link")
     assert subprocess.run(command, timeout=120, cwd=ROOT).returncode == 0
+    fold_lock.claim(tmp_path / "fold_0")  # once more, and really
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT)
+    assert f"by process {os.getpid()}" in refused.stderr
+    fold_lock.release(tmp_path / "fold_0")
 
 
 def test_where_the_file_system_knows_no_locks_training_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
