@@ -21,11 +21,17 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from nnunet_mamba.ops.kernels.triton_support import triton_version
+
 SWITCH = "nnUNet_mamba_self_test"
 """Environment variable: 0 leaves the test out."""
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 6e-2, torch.float16: 2e-2}
 """Relative to the largest value; far above rounding, far below what a wrong kernel does."""
-LENGTH, SLICES = 300, 4  # more than one chunk of saved states, and a ragged second one
+TF32_TOLERANCE = 5e-3
+"""float32 where the user lets a GPU round the operands of matrix products to TF32 (10 bits)"""
+SLICES = 6
+CHANNELS, LENGTH = 6, 300  # more than one chunk of saved states, and a ragged second one
+LONG = 522  # more than two, with steps left over where four are taken at a time
 FORWARD, BACKWARD = "forward", "backward"
 
 _lock = threading.RLock()
@@ -45,20 +51,25 @@ if hasattr(os, "register_at_fork"):  # not on Windows
 def problem(op: str, name: str, module: ModuleType, part: str, like: Tensor) -> str | None:
     """None when `part` ("forward" or "backward") of this backend is right for tensors like `like`, else what is wrong.
 
-    Runs at most once per process for a device and dtype, and not at all where an earlier process has passed it.
+    Runs at most once per process for a device and dtype, and not at all where an earlier process has passed it. A
+    backend whose kernels are compiled for the sizes at hand says so by `tested_as(like)`: the channels of the case, and
+    options of its functions, that bring the very kernels into the test that `like` will need.
     """
     if name == "reference" or os.environ.get(SWITCH) == "0":
         return None
     if like.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
         return None  # a capture must not see other kernels
-    key = (op, name, part, str(like.device), str(like.dtype))
+    channels, options = module.tested_as(like) if hasattr(module, "tested_as") else (CHANNELS, {})
+    key = (op, name, part, str(like.device), str(like.dtype), str(channels), str(options))
     with _lock:
         if key not in _verdicts:
             mark = _mark(key, like)
             if mark is not None and mark.exists():
                 _verdicts[key] = None
             else:
-                _verdicts[key] = _compare(op, module, part, like)
+                if like.device.type == "cuda" and name == "triton":
+                    _say_that_it_compiles(like)
+                _verdicts[key] = _compare(op, module, part, like, channels, options)
                 if mark is not None and _verdicts[key] is None:
                     _remember(mark)
         return _verdicts[key]
@@ -69,34 +80,55 @@ def forget() -> None:
     _verdicts.clear()
 
 
-def _compare(op: str, module: ModuleType, part: str, like: Tensor) -> str | None:
-    inputs, extra = CASES[op](like.dtype)
+@cache  # once a process
+def _say_that_it_compiles(like: Tensor) -> None:
+    device = torch.cuda.get_device_name(like.device)
+    print(f"nnunet-mamba: compiling and testing the Triton kernels for {device}; about a minute, once", file=sys.stderr)
+
+
+def _compare(
+    op: str, module: ModuleType, part: str, like: Tensor, channels: int, options: dict[str, int]
+) -> str | None:
+    inputs, extra = CASES[op](like.dtype, channels, LONG if options else LENGTH)
+    allowed = TF32_TOLERANCE if like.dtype == torch.float32 and _rounds_to_tf32(like) else TOLERANCE[like.dtype]
     judge = import_module(f"nnunet_mamba.ops.{op}.reference")
     try:
         with torch.autocast(like.device.type, enabled=False):
-            got = _run(module, part, [x.to(like.device) for x in inputs], extra)
+            got = _run(module, part, [x.to(like.device) for x in inputs], extra, options)
     except Exception as error:  # a backend may fail in any way: compilers, drivers, foreign extensions
         return f"its self-test failed with {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
     expected = _run(judge, part, [x.double() for x in inputs], extra)
     for index, (a, b) in enumerate(zip(got, expected, strict=True)):
         error = ((a.detach().cpu().double() - b).abs().max() / b.abs().max()).item()
-        if not error <= TOLERANCE[like.dtype]:
+        if not error <= allowed:
             what = "result" if part == FORWARD else f"gradient {index}"
             return (
                 f"its self-test gave a wrong {what} on {like.device} (error {error:.2g} of the largest value in "
-                f"{like.dtype}, allowed {TOLERANCE[like.dtype]:g})"
+                f"{like.dtype}, allowed {allowed:g})"
             )
     return None
 
 
-def _run(module: ModuleType, part: str, inputs: list[Tensor], extra: tuple) -> list[Tensor]:
-    forward = module.forward(*inputs, *extra)
+def _rounds_to_tf32(like: Tensor) -> bool:
+    if like.device.type != "cuda":
+        return False
+    try:
+        return bool(torch.backends.cuda.matmul.allow_tf32)
+    except RuntimeError:  # set by torch's newer interface, of which this one does not tell
+        return True
+
+
+def _run(
+    module: ModuleType, part: str, inputs: list[Tensor], extra: tuple, options: dict[str, int] | None = None
+) -> list[Tensor]:
+    options = options or {}
+    forward = module.forward(*inputs, *extra, **options)
     y, *states = forward if isinstance(forward, tuple) else (forward,)
     if part == FORWARD:
         return [y]
     # same cotangent for backend and judge, of the order of one
     grad = torch.cos(torch.arange(y.numel(), dtype=torch.float64)).view(y.shape).to(y.device, y.dtype)
-    return list(module.backward(grad, *inputs, *extra, *states))
+    return list(module.backward(grad, *inputs, *extra, *states, **options))
 
 
 def _random(dtype: torch.dtype) -> Callable[..., Tensor]:
@@ -109,32 +141,34 @@ def _random(dtype: torch.dtype) -> Callable[..., Tensor]:
     return normal
 
 
-def _scan_case(dtype: torch.dtype) -> tuple[list[Tensor], tuple]:
-    normal, channels, n = _random(dtype), 6, 16
+def _scan_case(dtype: torch.dtype, channels: int, length: int) -> tuple[list[Tensor], tuple]:
+    normal, n = _random(dtype), 16
     A = -torch.exp(normal(channels, n, scale=0.3).float()).to(dtype)
     inputs = [
-        normal(1, channels, LENGTH), normal(1, channels, LENGTH, scale=0.5), A, normal(1, n, LENGTH),
-        normal(1, n, LENGTH), normal(channels), normal(1, channels, LENGTH), normal(channels, scale=0.5, shift=-1),
+        normal(1, channels, length), normal(1, channels, length, scale=0.5), A, normal(1, n, length),
+        normal(1, n, length), normal(channels), normal(1, channels, length), normal(channels, scale=0.5, shift=-1),
     ]  # fmt: skip
     return inputs, (True,)
 
 
-def _conv_case(dtype: torch.dtype) -> tuple[list[Tensor], tuple]:
+def _conv_case(dtype: torch.dtype, channels: int, length: int) -> tuple[list[Tensor], tuple]:
     normal = _random(dtype)
-    return [normal(1, 6, LENGTH), normal(6, 4), normal(6)], (True,)
+    return [normal(1, channels, length), normal(channels, 4), normal(channels)], (True,)
 
 
-def _tri_case(dtype: torch.dtype) -> tuple[list[Tensor], tuple]:
-    normal, o, e, n, rank, taps = _random(dtype), 3, 6, 16, 2, 4
+def _tri_case(dtype: torch.dtype, channels: int, length: int) -> tuple[list[Tensor], tuple]:
+    normal, o, e, n, rank, taps = _random(dtype), 3, channels, 16, -(-channels // 32), 4  # as Mamba chooses its rank
+    xz = normal(1, length, 2 * e)
     inputs = [
-        normal(1, LENGTH, e), normal(1, LENGTH, e), normal(o, e, taps, scale=0.5), normal(o, e, scale=0.1),
-        normal(o, rank + 2 * n, e, scale=0.4), normal(o, e, rank, scale=0.7), normal(o, e, scale=0.5, shift=-2),
+        xz[..., :e], xz[..., e:], normal(o, e, taps, scale=0.5), normal(o, e, scale=0.1),
+        normal(o, rank + 2 * n, e, scale=e**-0.5), normal(o, e, rank, scale=rank**-0.5),
+        normal(o, e, scale=0.5, shift=-2),
         -torch.exp(normal(o, e, n, scale=0.3).float()).to(dtype), normal(o, e),
     ]  # fmt: skip
     return inputs, ("fbs", SLICES)
 
 
-CASES: dict[str, Callable[[torch.dtype], tuple[list[Tensor], tuple]]] = {
+CASES: dict[str, Callable[[torch.dtype, int, int], tuple[list[Tensor], tuple]]] = {
     "tri_scan": _tri_case,
     "selective_scan": _scan_case,
     "causal_conv1d": _conv_case,
@@ -164,10 +198,20 @@ def _machine(like: Tensor) -> tuple[str, ...]:
     device = ""
     if like.device.type == "cuda":
         device = f"{torch.cuda.get_device_name(like.device)} {torch.cuda.get_device_capability(like.device)}"
+        device += f" driver {_driver()} tf32 {_rounds_to_tf32(like)}"
     return (platform.node(), platform.machine(), sys.version, device, *(f"{name} {_version(name)}" for name in names))
 
 
+def _driver() -> str:
+    try:
+        return Path("/proc/driver/nvidia/version").read_text()
+    except OSError:  # not Linux, or not NVIDIA
+        return "unknown"
+
+
 def _version(package: str) -> str:
+    if package == "triton":
+        return triton_version()
     try:
         return version(package)
     except PackageNotFoundError:

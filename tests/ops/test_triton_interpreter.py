@@ -40,19 +40,19 @@ CONVOLUTIONS = {
     "one token": (2, 5, 1, 4, "float64", True, True, "bdl"),
     "half": (1, 4, 9, 4, "float16", True, True, "bdl"),
 }
-# b, d, l, n, dtype, chunk, sub, given arguments (D, z, b: delta_bias, s: softplus), memory layout
+# b, d, l, n, dtype, chunk, given arguments (D, z, b: delta_bias, s: softplus), memory layout
 SCANS = {
-    "one token": (1, 3, 1, 1, "float32", None, 2, "Dzbs", "bdl"),
-    "odd, several chunks": (2, 5, 21, 5, "float32", 8, 2, "Dzbs", "bdl"),
-    "four steps held": (1, 5, 21, 5, "float32", 8, 4, "Dzbs", "bdl"),
-    "two channel blocks, transposed": (1, 34, 19, 16, "float32", 16, 2, "Dzbs", "bld"),
-    "two channel blocks, two samples": (2, 34, 9, 2, "float32", 8, 2, "Dzbs", "bdl"),
-    "two state blocks": (1, 3, 19, 20, "float32", 8, 2, "z", "strided"),
-    "carried twice": (2, 3, 35, 2, "float32", 8, 2, "zs", "bdl"),
-    "no extras": (1, 3, 10, 3, "float32", 8, 2, "", "bdl"),
-    "saved states used": (1, 2, 300, 2, "float32", 256, 4, "Ds", "bdl"),
-    "float64": (1, 3, 19, 6, "float64", 8, 2, "Dbs", "bdl"),
-    "bfloat16": (1, 3, 19, 3, "bfloat16", 8, 2, "Dzbs", "bdl"),
+    "one token": (1, 3, 1, 1, "float32", None, "Dzbs", "bdl"),
+    "odd, several chunks": (2, 5, 21, 5, "float32", 8, "Dzbs", "bdl"),
+    "groups of four and a rest of three": (1, 5, 23, 5, "float32", 8, "Dzbs", "bdl"),
+    "two channel blocks, transposed": (1, 34, 19, 16, "float32", 16, "Dzbs", "bld"),
+    "two channel blocks, two samples": (2, 34, 9, 2, "float32", 8, "Dzbs", "bdl"),
+    "two state blocks": (1, 3, 19, 20, "float32", 8, "z", "strided"),
+    "carried twice": (2, 3, 35, 2, "float32", 8, "zs", "bdl"),
+    "no extras": (1, 3, 10, 3, "float32", 8, "", "bdl"),
+    "saved states used": (1, 2, 300, 2, "float32", 256, "Ds", "bdl"),
+    "float64": (1, 3, 19, 6, "float64", 8, "Dbs", "bdl"),
+    "bfloat16": (1, 3, 19, 3, "bfloat16", 8, "Dzbs", "bdl"),
 }
 # b, l, e, n, r, w, orders, n_slices, dtype, chunk
 MIXERS = {
@@ -63,18 +63,23 @@ MIXERS = {
     "slices": (1, 20, 3, 2, 1, 4, "s", 5, "float32", 8),
     "two state blocks": (1, 12, 3, 17, 1, 4, "sf", 4, "float32", 8),
     "in parts": (2, 20, 3, 2, 2, 4, "fs", 4, "float32", 8),
+    "order by order": (2, 20, 3, 2, 2, 4, "sbf", 4, "float32", 8),
+    "whole blocks of channels": (2, 27, 64, 16, 2, 4, "sbf", 9, "float32", 16),
+    "saved states used": (2, 300, 3, 16, 1, 4, "fb", 1, "float32", 256),
+    "more taps than slices": (1, 12, 3, 2, 1, 4, "s", 2, "float32", 8),
     "float64": (1, 12, 3, 5, 1, 4, "bs", 4, "float64", 8),
     "bfloat16": (1, 24, 32, 16, 2, 4, "fbs", 4, "bfloat16", 16),
     "float16": (1, 24, 32, 16, 2, 4, "fbs", 4, "float16", 16),
 }
 # module of nnunet_mamba.ops, constant and value: sizes at which large tensors are divided, here small ones
 DIVIDED = {
-    "scan: carried twice": [("_triton_scan", "CARRY_CHUNKS", 2)],
+    "scan: carried twice": [("kernels.triton_scan", "CARRY_CHUNKS", 2)],
     "mixer: in parts": [
-        ("tri_scan.triton", "PART", 1),
-        ("tri_scan.triton", "ROWS", 8),
-        ("_triton_scan", "CARRY_CHUNKS", 2),
+        ("kernels.triton_sizes", "PART", 1),
+        ("kernels.triton_projection", "ROWS", 8),
+        ("kernels.triton_scan", "CARRY_CHUNKS", 2),
     ],
+    "mixer: order by order": [("kernels.triton_sizes", "PART", 2 * 20 * 3)],
 }
 CASES = [
     f"{kind}: {name}" for kind, cases in (("conv", CONVOLUTIONS), ("scan", SCANS), ("mixer", MIXERS)) for name in cases
@@ -263,8 +268,7 @@ def scan_tensors(random: Random, b: int, d: int, length: int, n: int, given: str
     ]
 
 
-def run_scan(op, b, d, length, n, dtype, chunk, sub, given, layout) -> dict:
-    import_module("nnunet_mamba.ops._triton_scan").choose_sub = lambda x: sub
+def run_scan(op, b, d, length, n, dtype, chunk, given, layout) -> dict:
     random = Random(dtype, layout)
 
     def run(*tensors):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import sys
+from importlib.metadata import PackageNotFoundError
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from nnunet_mamba.ops import _triton_support
+from nnunet_mamba.ops.kernels import triton_support
 
 
 def _tensor(*shape: int, device: str = "cuda") -> Any:
@@ -21,7 +22,7 @@ def _tensor(*shape: int, device: str = "cuda") -> Any:
 @pytest.fixture
 def support(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The module as a fresh process has it, on a machine with everything that Triton needs"""
-    spec = importlib.util.spec_from_file_location("fresh_triton_support", _triton_support.__file__)
+    spec = importlib.util.spec_from_file_location("freshtriton_support", triton_support.__file__)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -64,6 +65,33 @@ def test_what_depends_on_the_tensor_is_asked_of_each(support: ModuleType, monkey
 def test_a_missing_package(support: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(support, "find_spec", lambda name: None)
     assert support.why_not(_tensor(1, 2, 3), 2) == "triton is not installed: pip install triton"
+
+
+@pytest.mark.parametrize(
+    ("distribution", "installed", "runs"),
+    [
+        ("triton", "3.2.0", False),
+        ("triton", "2.3.1", False),
+        ("triton", "3.3.0", True),
+        ("triton", "3.10.1+git1234", True),
+        ("triton", "4.0.0", True),
+        ("triton-windows", "3.2.0.post21", False),
+        ("pytorch-triton-rocm", "3.3.1", True),
+        ("another", "1.0", True),
+    ],
+)
+def test_a_triton_that_cannot_compile_the_kernels(
+    support: ModuleType, monkeypatch: pytest.MonkeyPatch, distribution: str, installed: str, runs: bool
+) -> None:
+    def version(name: str) -> str:
+        if name == distribution:
+            return installed
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(support, "version", version)
+    reason = support.why_not(_tensor(1, 2, 3), 2)
+    assert (reason is None) == runs
+    assert runs or reason == (f"needs triton 3.3 or newer, got {installed}: pip install -U torch brings one along")
 
 
 @pytest.mark.parametrize(("there", "variable", "runs"), [((), "", False), (("clang",), "", True), ((), "tcc", True)])

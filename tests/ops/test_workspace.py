@@ -11,8 +11,8 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nnunet_mamba.memory.allocations import Allocations
-from nnunet_mamba.ops import _triton_sizes as sizes
 from nnunet_mamba.ops import backends
+from nnunet_mamba.ops.kernels import triton_sizes as sizes
 from nnunet_mamba.ops.workspace import of_call
 
 TOLERANCE = 0.02  # small vectors per channel are left out
@@ -27,11 +27,17 @@ class NoKernel:
 @pytest.fixture
 def without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("triton", reason="Triton has no build for this system")
-    from nnunet_mamba.ops import _triton_kernels as kernels
+    from nnunet_mamba.ops.kernels import (
+        triton_backward,
+        triton_conv_kernels,
+        triton_forward,
+        triton_projection_kernels,
+    )
 
-    for name in dir(kernels):
-        if name.endswith("_kernel"):
-            monkeypatch.setattr(kernels, name, NoKernel())
+    for kernels in (triton_forward, triton_backward, triton_conv_kernels, triton_projection_kernels):
+        for name in dir(kernels):
+            if name.endswith("_kernel"):
+                monkeypatch.setattr(kernels, name, NoKernel())
 
 
 def _arguments(batch: int, length: int, channels: int, orders: int, states: int, dtype: torch.dtype) -> list[Any]:
@@ -73,14 +79,14 @@ def test_triton(size: tuple[int, ...], dtype: torch.dtype, without_kernels: None
 @pytest.mark.parametrize("chunk", [8, 64, 128, 256])
 def test_every_chunk_gets_a_start_from_those_kept(chunk: int) -> None:
     """Of 1030 steps, whatever the chunk, the states before steps 0, 256, ..., 1024 are kept, without the padding."""
-    from nnunet_mamba.ops._triton_scan import Scan
+    from nnunet_mamba.ops.kernels.triton_scan import Orders, Scan
 
-    u, A, n = torch.zeros(1, 1030, 3), torch.zeros(8, 3), 5
+    u, A, n = torch.zeros(1, 1030, 3), torch.zeros(1, 8, 3), 5
     scan = Scan(
-        u=u, delta=u, bc=torch.zeros(1, 1030, 16), A=A, bias=None, D=None, z=None, n=n, softplus=True, order="f",
-        n_slices=1, chunk=chunk, sub=2,
+        u=u, dt=u, bc=torch.zeros(1, 1030, 16), A=A, D=None, z=None, n=n, softplus=True, orders=Orders("f", 1),
+        chunk=chunk,
     )  # fmt: skip
-    starts = torch.randn(1, scan.n_chunks, *A.shape)
+    starts = torch.randn(1, scan.n_chunks, *A.shape[1:])
     starts[:, :, n:] = 0
     kept = scan.saved(starts)
     assert torch.equal(kept, torch.stack([starts[:, step // chunk, :n] for step in range(0, 1030, 256)], 1))

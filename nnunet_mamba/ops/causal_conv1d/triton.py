@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nnunet_mamba.ops import _triton_support as support
+from nnunet_mamba.ops.kernels import triton_support as support
 from nnunet_mamba.ops.numerics import accumulation_dtype
 
 
@@ -16,13 +16,12 @@ def why_not(x: Tensor) -> str | None:
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool) -> Tensor:
     """x (b d l), weight (d w), bias (d) -> (b d l) in x's dtype"""
-    from nnunet_mamba.ops import _triton_conv as conv
+    from nnunet_mamba.ops.kernels import triton_conv as conv
 
     y = torch.empty_like(x, memory_format=torch.contiguous_format)
     if x.numel():
         with support.launching(x):
-            packed = conv.pack_weight(weight, accumulation_dtype(x))
-            conv.convolve(x.transpose(1, 2), packed, bias, y.transpose(1, 2), silu)
+            conv.convolve(x.transpose(1, 2), _packed(weight, accumulation_dtype(x)), bias, y.transpose(1, 2), silu)
     return y
 
 
@@ -30,7 +29,7 @@ def backward(
     grad_y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """grad_y (b d l) -> gradients of x, weight, bias"""
-    from nnunet_mamba.ops import _triton_conv as conv
+    from nnunet_mamba.ops.kernels import triton_conv as conv
 
     grad_x = torch.empty_like(x, memory_format=torch.contiguous_format)
     if not x.numel():
@@ -39,9 +38,14 @@ def backward(
     with support.launching(x):
         before = torch.empty_like(grad_x, dtype=dtype)
         grad_weight, grad_bias = conv.convolve_backward(
-            grad_y.transpose(1, 2), x.transpose(1, 2), conv.pack_weight(weight, dtype), bias, before.transpose(1, 2),
-            silu, partial=None, out=grad_x.transpose(1, 2), add=False,
+            grad_y.transpose(1, 2), None, x.transpose(1, 2), _packed(weight, dtype), bias, before.transpose(1, 2), silu,
+            partial=None, out=grad_x.transpose(1, 2), add=False,
         )  # fmt: skip
     # a copy in any case: of one tap or channel both are slices of one tensor, and gradients must not share their memory
-    grad_weight = grad_weight.T.to(weight.dtype).clone(memory_format=torch.contiguous_format)
-    return grad_x, grad_weight, None if bias is None else grad_bias.to(bias.dtype)
+    grad_weight = grad_weight[0].T.to(weight.dtype).clone(memory_format=torch.contiguous_format)
+    return grad_x, grad_weight, None if bias is None else grad_bias[0].to(bias.dtype)
+
+
+def _packed(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """weight (d w) -> (1 w d), in accumulation precision"""
+    return weight.T[None].to(dtype).contiguous()

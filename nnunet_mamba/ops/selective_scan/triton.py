@@ -11,17 +11,23 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from nnunet_mamba.ops import _triton_sizes as sizes
-from nnunet_mamba.ops import _triton_support as support
+from nnunet_mamba.ops.kernels import triton_sizes as sizes
+from nnunet_mamba.ops.kernels import triton_support as support
 from nnunet_mamba.ops.numerics import accumulation_dtype, n_chunks
 
 if TYPE_CHECKING:
-    from nnunet_mamba.ops._triton_scan import Scan
+    from nnunet_mamba.ops.kernels.triton_scan import Scan
 
 
 def why_not(u: Tensor) -> str | None:
     """None when Triton kernels can run for u (b d l), otherwise the reason in one sentence."""
     return support.why_not(u, length_axis=2)
+
+
+def tested_as(u: Tensor) -> tuple[int, dict[str, int]]:
+    """Channels and options of a small case that runs the very kernels that u (b d l) will need"""
+    batch, channels, length = u.shape
+    return channels, {"chunk": sizes.choose_chunk(batch, length, channels)}
 
 
 def forward(
@@ -49,9 +55,9 @@ def forward(
         scan = _scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, chunk)
         starts = scan.starts()
         y = u.new_empty((batch, length, channels))
-        partial = u.new_empty(y.shape, dtype=scan.A.dtype) if scan.A.shape[0] > scan.block else None
+        partial = u.new_empty(y.shape, dtype=scan.A.dtype) if len(scan.blocks) > 1 else None
         scan.outputs(starts, partial, y, add=False)
-        return y.transpose(1, 2).contiguous(), scan.saved(starts)
+        return y.transpose(1, 2).contiguous(), scan.saved(starts).clone(memory_format=torch.contiguous_format)
 
 
 def backward(
@@ -72,25 +78,30 @@ def backward(
     if not u.numel():
         given = (u, delta, A, B, C, D, z, delta_bias)
         return tuple(None if x is None else torch.zeros_like(x) for x in given)
+    from nnunet_mamba.ops.kernels import triton_projection
+
     with support.launching(u):
         scan = _scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, chunk)
         batch, channels, length = u.shape
-        n, padded, acc = A.shape[1], scan.A.shape[0], scan.A.dtype
+        n, padded, acc = A.shape[1], scan.A.shape[1], scan.A.dtype
         grad_delta = scan.A.new_empty((batch, length, channels))
         grad_z = None if z is None else z.new_empty((batch, length, channels))
-        partial = torch.empty_like(grad_z, dtype=acc) if grad_z is not None and padded > scan.block else None
+        partial = torch.empty_like(grad_z, dtype=acc) if grad_z is not None and len(scan.blocks) > 1 else None
+        grad_rows = _channel_last(grad_y)
+        behind = grad_rows.to(acc) if scan.z is None else triton_projection.gated(grad_rows, scan.z, acc)
         grad_u, grad_bc, grad_A, grad_bias, grad_D = scan.backward(
-            _channel_last(grad_y), scan.restored(states), grad_delta, partial, grad_z, add=False
+            grad_rows, behind, scan.restored(states), grad_delta, partial, grad_z, add=False
         )
+        grad_bc = grad_bc.sum(0)
         return (
             _channel_first(grad_u, u),
             _channel_first(grad_delta, delta),
-            grad_A[:n].T.to(A.dtype).contiguous(),
+            grad_A[0, :n].T.to(A.dtype).contiguous(),
             _channel_first(grad_bc[..., :n], B),
             _channel_first(grad_bc[..., padded : padded + n], C),
-            None if D is None or grad_D is None else grad_D.to(D.dtype),
+            None if D is None or grad_D is None else grad_D[0].to(D.dtype),
             None if z is None or grad_z is None else _channel_first(grad_z, z),
-            None if delta_bias is None else grad_bias.to(delta_bias.dtype),
+            None if delta_bias is None else grad_bias[0].to(delta_bias.dtype),
         )
 
 
@@ -106,23 +117,29 @@ def _scan(
     delta_softplus: bool,
     chunk: int | None,
 ) -> Scan:
-    from nnunet_mamba.ops import _triton_scan as scan
+    from nnunet_mamba.ops.kernels import triton_scan
 
     batch, channels, length = u.shape
-    packed = scan.pack_decays(A, accumulation_dtype(u))
-    n, padded = A.shape[1], packed.shape[0]
+    acc, n = accumulation_dtype(u), A.shape[1]
+    packed = triton_scan.pack_decays(A[None], acc)
+    padded = packed.shape[1]
     bc = packed.new_zeros((batch, length, 2 * padded))
     bc[..., :n] = B.transpose(1, 2)
     bc[..., padded : padded + n] = C.transpose(1, 2)
-    return scan.Scan(
-        u=_channel_last(u), delta=_channel_last(delta), bc=bc, A=packed, bias=_dense(delta_bias), D=_dense(D),
-        z=None if z is None else _channel_last(z), n=n, softplus=delta_softplus, order="f", n_slices=1,
-        chunk=chunk or sizes.choose_chunk(batch, length, channels), sub=scan.choose_sub(u),
+    return triton_scan.Scan(
+        u=_channel_last(u), dt=_time_steps(_channel_last(delta).to(acc), delta_bias, delta_softplus), bc=bc, A=packed,
+        D=None if D is None else D[None].to(acc), z=None if z is None else _channel_last(z), n=n,
+        softplus=delta_softplus, orders=triton_scan.Orders("f", 1),
+        chunk=chunk or sizes.choose_chunk(batch, length, channels),
     )  # fmt: skip
 
 
-def _dense(x: Tensor | None) -> Tensor | None:
-    return None if x is None else x.contiguous()
+def _time_steps(delta: Tensor, bias: Tensor | None, softplus: bool) -> Tensor:
+    """delta (b l d) in accumulation precision -> what the recurrence multiplies with"""
+    if bias is not None:
+        delta = delta + bias.to(delta.dtype)
+    # without a threshold, which would cut small terms of float64; log1p(exp(x)) overflows beyond that
+    return torch.logaddexp(delta, delta.new_zeros(())) if softplus else delta
 
 
 def _channel_last(x: Tensor) -> Tensor:

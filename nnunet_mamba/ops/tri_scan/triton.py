@@ -1,13 +1,17 @@
-"""The oriented scan on a GPU by Triton: orders one after another, in parallel over chunks of l.
+"""The oriented scan on a GPU by Triton, in parallel over chunks of l.
 
     convolution     reads x by the order's tokens, writes u in scan order
-    projections     torch matrix products on the tokens: B, C and dt before its bias
+    projection      a torch matrix product on the tokens: B, C and the low-rank time step
+    time steps      softplus of the low-rank time step's projection
     scan            reads all of these in sequence, adds y to a sum in token order; the last order gates it
 
-Nothing is flipped or permuted. For half-precision inputs, u, B, C and dt before its bias are kept in that precision
-(products accumulate in float32), everything else, the sums over orders and all gradients included, in float32.
+Nothing is flipped or permuted. For half-precision inputs, u and the projected tensor are kept in that precision
+(products accumulate in float32); everything else, the sums over orders included, in float32. Backward, the operands of
+matrix products are bfloat16 for bfloat16 inputs, as autocast would have them, and float32 for float16, which could
+not hold the gradients.
 
-Large batches are taken in parts, which bounds the memory of the tensors in between.
+Small tensors go through the kernels with all orders at once, large ones order by order and in parts of the batch,
+which bounds the memory of the tensors in between.
 """
 
 from __future__ import annotations
@@ -18,24 +22,22 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from nnunet_mamba.ops import _triton_sizes as sizes
-from nnunet_mamba.ops import _triton_support as support
+from nnunet_mamba.ops.kernels import triton_sizes as sizes
+from nnunet_mamba.ops.kernels import triton_support as support
 from nnunet_mamba.ops.numerics import CHUNK, accumulation_dtype, n_chunks
 
 if TYPE_CHECKING:
-    from nnunet_mamba.ops._triton_scan import Scan
-
-PART = 2**25
-"""Elements (b l e) worked on at a time; a single sample is never divided."""
-ALIGN = 16
-"""Rows of the projected tensor start at multiples of this, so that wide loads are possible."""
-ROWS = 4096
-"""Tokens that one partial sum of a weight gradient takes."""
+    from nnunet_mamba.ops.kernels.triton_scan import Scan
 
 
 def why_not(x: Tensor) -> str | None:
     """None when Triton kernels can run for x (b l e), otherwise the reason in one sentence."""
     return support.why_not(x, length_axis=1)
+
+
+def tested_as(x: Tensor) -> tuple[int, dict[str, int]]:
+    """Channels and options of a small case that runs the very kernels that x (b l e) will need"""
+    return x.shape[2], {"chunk": sizes.choose_chunk(*x.shape)}
 
 
 def forward(
@@ -56,23 +58,21 @@ def forward(
 
     chunk: steps per program, a divisor of 256 and multiple of 8; chosen by size if not given.
     """
-    batch, length, channels = x.shape
     y = torch.empty_like(x, memory_format=torch.contiguous_format)
-    states = x.new_empty((len(orders), batch, n_chunks(length), A.shape[2], channels), dtype=accumulation_dtype(x))
+    states = x.new_empty((len(orders), len(x), n_chunks(x.shape[1]), A.shape[2], x.shape[2]),
+                         dtype=accumulation_dtype(x))  # fmt: skip
     if not x.numel():
         return y, states
     with support.launching(x):
-        weights = [
-            _Order.pack(x, letter, n_slices, *(w[k] for w in (conv_weight, conv_bias, x_proj_weight, dt_proj_weight,
-                                                             dt_bias, A, D)))
-            for k, letter in enumerate(orders)
-        ]  # fmt: skip
-        for part in _parts(x):
+        arguments = (conv_weight, conv_bias, x_proj_weight, dt_proj_weight, dt_bias, A, D)
+        weights = _Weights.pack(x, orders, n_slices, *arguments)
+        groups, samples = _parts(x, len(orders))
+        for part in samples:
             x_, z_ = _rows(x[part]), _rows(z[part])
-            partial = x_.new_empty(x_.shape, dtype=states.dtype) if weights[0].needs_sum(len(orders)) else None
-            for k, order in enumerate(weights):
-                out = y[part] if k == len(orders) - 1 else None
-                order.forward(x_, z_, states[k, part], partial, out, add=k > 0, chunk=chunk)
+            partial = x_.new_empty(x_.shape, dtype=states.dtype) if weights.needs_sum else None
+            for group in groups:
+                out = y[part] if group is groups[-1] else None
+                weights[group].forward(x_, z_, states[group, part], partial, out, add=group.start > 0, chunk=chunk)
     return y, states
 
 
@@ -95,25 +95,32 @@ def backward(
     """grad_y (b l e) -> gradients of x, z and the seven weights"""
     arguments = (conv_weight, conv_bias, x_proj_weight, dt_proj_weight, dt_bias, A, D)
     grad_x, grad_z = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in (x, z))
-    acc = accumulation_dtype(x)
-    totals = [torch.zeros_like(w, dtype=acc, memory_format=torch.contiguous_format) for w in arguments]
-    if x.numel():
-        with support.launching(x):
-            weights = [_Order.pack(x, letter, n_slices, *(w[k] for w in arguments)) for k, letter in enumerate(orders)]
-            for part in _parts(x):
-                grad_, x_, z_ = grad_y[part].contiguous(), _rows(x[part]), _rows(z[part])
-                sums_x, sums_z = (
-                    _Sums.of(grad_x[part], acc, len(orders) > 1),
-                    _Sums.of(grad_z[part], acc, weights[0].needs_sum(len(orders))),
+    if not x.numel():
+        return grad_x, grad_z, *(torch.zeros_like(w, memory_format=torch.contiguous_format) for w in arguments)
+    acc = states.dtype
+    with support.launching(x):
+        weights = _Weights.pack(x, orders, n_slices, *arguments)
+        groups, samples = _parts(x, len(orders))
+        totals: list[tuple[Tensor, ...]] = []
+        for part in samples:
+            grad_, x_, z_ = grad_y[part].contiguous(), _rows(x[part]), _rows(z[part])
+            gradient = _Gradient(grad_, z_, acc)
+            sums_x = _Sums.of(grad_x[part], acc, len(groups) > 1 or len(orders) > 1)
+            sums_z = _Sums.of(grad_z[part], acc, weights.needs_sum)
+            found = [
+                weights[group].backward(
+                    gradient, x_, z_, states[group, part], sums_x, sums_z,
+                    add=group.start > 0, is_last=group is groups[-1], chunk=chunk,
                 )
-                for k, order in enumerate(weights):
-                    is_last = k == len(orders) - 1
-                    grads = order.backward(
-                        grad_, x_, z_, states[k, part], sums_x, sums_z, add=k > 0, is_last=is_last, chunk=chunk
-                    )
-                    for total, grad in zip(totals, grads, strict=True):
-                        total[k] += grad
-    return grad_x, grad_z, *(t.to(w.dtype) for t, w in zip(totals, arguments, strict=True))
+                for group in groups
+            ]  # fmt: skip
+            if totals:
+                sums = [t for of in totals for t in of], [t for of in found for t in of]
+                torch._foreach_add_(*sums)  # pyright: ignore[reportPrivateImportUsage]
+            else:
+                totals = found
+        grads = [of[0] if len(of) == 1 else torch.cat(of) for of in zip(*totals, strict=True)]
+    return grad_x, grad_z, *(g.to(w.dtype) for g, w in zip(grads, arguments, strict=True))
 
 
 def workspace(
@@ -121,31 +128,36 @@ def workspace(
 ) -> int:
     """Bytes that "forward" or "backward" holds at its worst moment, beside its arguments and results.
 
-    A count of the tensors made above and in the scan's launches; a test compares it with what they make.
+    A count of the tensors made below and in the scan's launches; a test compares it with what they make.
     """
     acc = accumulation_dtype(torch.empty(0, dtype=dtype))
-    size, acc_size = dtype.itemsize, acc.itemsize
-    samples = min(batch, max(1, PART // (length * channels)))
+    size, acc_size, wide = dtype.itemsize, acc.itemsize, _operand_dtype(dtype).itemsize
+    together, samples = sizes.parts(orders, batch, length, channels)
     tokens = samples * length
     padded, block = sizes.padded_states(states, acc), sizes.state_block(states, acc)
     chunk = sizes.choose_chunk(samples, length, channels)
-    chunks = samples * sizes.ceil_div(length, chunk)
-    projected = 2 * padded + sizes.ceil_div(rank, ALIGN) * ALIGN
-    rows = tokens * channels
+    chunks = together * samples * sizes.ceil_div(length, chunk)
+    width = sizes.projected_width(padded, rank)
+    of_sample, rows = tokens * channels, together * tokens * channels
     at_chunks, sums = chunks * padded * channels * acc_size, chunks * channels * acc_size
-    bc = tokens * 2 * padded * acc_size
-    weights = orders * channels * (projected * size + rank * size + (padded + 7) * acc_size)
-    scan = weights + 2 * rows * size + tokens * projected * size + bc + sums
+    bc = together * tokens * 2 * padded * acc_size
+    projected = together * tokens * width * size
+    weights = orders * channels * (width * size + (padded + 4) * acc_size)
     several = orders > 1 or padded > block
+    scan = weights + rows * (size + acc_size) + projected + bc
+    kept = chunk == CHUNK and padded == states and (together == 1 or samples == batch)
     if part == "forward":
-        return several * rows * acc_size + scan + 2 * at_chunks
+        return several * of_sample * acc_size + scan + (1 if kept else 2) * at_chunks + sums
     wider = dtype != acc
-    partial = wider * (orders > 1) + wider * several
-    blocks_bc = (sizes.ceil_div(channels, sizes.BD) + 1) * bc  # and their sum
+    partial = (wider * (orders > 1) + wider * several + 1) * of_sample * acc_size
+    one_block = padded == block
+    grad_delta = rows * (wide if one_block else acc_size)
+    starts = (chunk != CHUNK or padded != states) * at_chunks
     checkpoints = chunks * (chunk // sizes.CHECKPOINT) * block * channels * acc_size
-    starts = (chunk != CHUNK) * at_chunks
-    scan += 2 * sums + weights  # sums of three gradients; gradients of the weights
-    return (partial + 1 + wider) * rows * acc_size + scan + blocks_bc + checkpoints + starts + 3 * at_chunks
+    blocks_bc = sizes.ceil_div(channels, sizes.BD) * bc
+    found = rows * acc_size + grad_delta + blocks_bc
+    walks = starts + 3 * at_chunks + 3 * sums + checkpoints
+    return partial + scan + found + walks
 
 
 @dataclass(frozen=True)
@@ -162,18 +174,29 @@ class _Sums:
         return cls(out if out.dtype == dtype else torch.empty_like(out, dtype=dtype), out)
 
 
-@dataclass(frozen=True)
-class _Order:
-    """One orientation's weights as the kernels and products want them.
+class _Gradient:
+    """grad_y (b l e) in token order, and `behind` the gate: grad_y * silu(z)"""
 
-    conv_weight (w e), conv_bias, dt_bias, D (e), A (padded n, e): in accumulation precision
-    projection (p e): rows of x_proj in the order B, C, dt, each padded with zero rows, in x's dtype
-    dt_projection (e r) in x's dtype
+    def __init__(self, grad_y: Tensor, z: Tensor, dtype: torch.dtype) -> None:
+        from nnunet_mamba.ops.kernels import triton_projection
+
+        self.grad_y = grad_y
+        self.behind = triton_projection.gated(grad_y, z, dtype)
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """The weights of some orders as the kernels and products want them, one order behind the other.
+
+    conv_weight (o w e), conv_bias, dt_bias, D (o e), A (o, padded n, e): in accumulation precision
+    projection (o p e): rows of x_proj in the order B, C, time step, each padded with zero rows, in x's dtype
+    dt_projection (o e r) as given; n: state entries without padding; needs_sum: whether y takes more than one pass
     """
 
-    letter: str
+    letters: str
     n_slices: int
     n: int
+    needs_sum: bool
     conv_weight: Tensor
     conv_bias: Tensor
     projection: Tensor
@@ -186,7 +209,7 @@ class _Order:
     def pack(
         cls,
         x: Tensor,
-        letter: str,
+        letters: str,
         n_slices: int,
         conv_weight: Tensor,
         conv_bias: Tensor,
@@ -195,48 +218,53 @@ class _Order:
         dt_bias: Tensor,
         A: Tensor,
         D: Tensor,
-    ) -> _Order:
-        from nnunet_mamba.ops import _triton_conv as conv
-        from nnunet_mamba.ops import _triton_scan as scan
+    ) -> _Weights:
+        from nnunet_mamba.ops.kernels import triton_scan
 
-        acc, n, rank = accumulation_dtype(x), A.shape[1], dt_proj.shape[1]
-        packed = scan.pack_decays(A, acc)
-        padded = packed.shape[0]
-        projection = x_proj.new_zeros((2 * padded + -(-rank // ALIGN) * ALIGN, x_proj.shape[1]), dtype=x.dtype)
-        projection[:n] = x_proj[rank : rank + n]
-        projection[padded : padded + n] = x_proj[rank + n :]
-        projection[2 * padded : 2 * padded + rank] = x_proj[:rank]
+        acc, n, rank = accumulation_dtype(x), A.shape[2], dt_proj.shape[2]
+        packed = triton_scan.pack_decays(A, acc)
+        padded = packed.shape[1]
+        projection = x_proj.new_zeros(
+            (len(letters), sizes.projected_width(padded, rank), x_proj.shape[2]), dtype=x.dtype
+        )
+        projection[:, :n] = x_proj[:, rank : rank + n]
+        projection[:, padded : padded + n] = x_proj[:, rank + n :]
+        projection[:, 2 * padded : 2 * padded + rank] = x_proj[:, :rank]
         return cls(
-            letter, n_slices, n, conv.pack_weight(conv_weight, acc), conv_bias.to(acc).contiguous(), projection,
-            dt_proj.to(x.dtype), dt_bias.to(acc).contiguous(), packed, D.to(acc).contiguous(),
+            letters, n_slices, n, len(letters) > 1 or padded > sizes.state_block(n, acc),
+            conv_weight.transpose(1, 2).to(acc).contiguous(), conv_bias.to(acc).contiguous(),
+            projection, dt_proj.contiguous(), dt_bias.to(acc).contiguous(), packed, D.to(acc).contiguous(),
         )  # fmt: skip
+
+    def __getitem__(self, group: slice) -> _Weights:
+        """The weights of some of the orders"""
+        tensors = (self.conv_weight, self.conv_bias, self.projection, self.dt_projection, self.dt_bias, self.A, self.D)
+        return _Weights(self.letters[group], self.n_slices, self.n, self.needs_sum, *(t[group] for t in tensors))
 
     @property
     def low(self) -> slice:
-        """Where the low-rank dt lies in the projected tensor"""
-        start = 2 * self.A.shape[0]
-        return slice(start, start + self.dt_projection.shape[1])
-
-    def needs_sum(self, n_orders: int) -> bool:
-        """Whether y takes more than one pass: several orders, or several blocks of state entries"""
-        return n_orders > 1 or self.A.shape[0] > sizes.state_block(self.n, self.A.dtype)
+        """Where the low-rank time step lies in the projected tensor"""
+        start = 2 * self.A.shape[1]
+        return slice(start, start + self.dt_projection.shape[2])
 
     def scan(self, x: Tensor, z: Tensor, chunk: int | None) -> tuple[Tensor, Scan]:
-        """x, z (b l e) in token order -> low-rank dt (b l r) and this orientation's scan, both in scan order"""
-        from nnunet_mamba.ops import _triton_conv as conv
-        from nnunet_mamba.ops import _triton_scan as scan
+        """x, z (b l e) in token order -> projected (s l p) and the scans of these orders, both in scan order"""
+        from nnunet_mamba.ops.kernels import triton_conv, triton_projection, triton_scan
 
-        u = torch.empty_like(x, memory_format=torch.contiguous_format)
-        conv.convolve(x, self.conv_weight, self.conv_bias, u, True, self.letter, self.n_slices)
-        projected = u @ self.projection.T
-        low = projected[..., self.low]
-        # the kernels read B and C in accumulation precision: they would convert them for every block of channels
-        bc = projected[..., : self.low.start].to(self.A.dtype).contiguous()
-        return low, scan.Scan(
-            u=u, delta=low @ self.dt_projection.T, bc=bc, A=self.A, bias=self.dt_bias, D=self.D, z=z, n=self.n,
-            softplus=True, order=self.letter, n_slices=self.n_slices, chunk=chunk or sizes.choose_chunk(*x.shape),
-            sub=scan.choose_sub(x),
+        batch, length, channels = x.shape
+        orders = triton_scan.Orders(self.letters, self.n_slices)
+        u = x.new_empty((len(orders) * batch, length, channels))
+        triton_conv.convolve(x, self.conv_weight, self.conv_bias, u, True, orders)
+        projected = torch.bmm(self.by_order(u), self.projection.transpose(1, 2)).view(*u.shape[:2], -1)
+        dt, bc = triton_projection.time_steps(projected, self.dt_projection, self.dt_bias, self.A.shape[1])
+        return projected, triton_scan.Scan(
+            u=u, dt=dt, bc=bc, A=self.A, D=self.D, z=z, n=self.n, softplus=True, orders=orders,
+            chunk=chunk or sizes.choose_chunk(batch, length, channels),
         )  # fmt: skip
+
+    def by_order(self, t: Tensor) -> Tensor:
+        """(s l k) -> (o b*l k)"""
+        return t.view(len(self.letters), -1, t.shape[2])
 
     def forward(
         self,
@@ -249,15 +277,18 @@ class _Order:
         add: bool,
         chunk: int | None,
     ) -> None:
-        """Fills `states` (b c n e); y goes to `out` or, on the way, to the running sum `partial`."""
+        """Fills `states` (o b c n e); y goes to `out` or, on the way, to the running sum `partial`."""
         _, scan = self.scan(x, z, chunk)
-        starts = scan.starts()
-        states.copy_(scan.saved(starts))
+        if scan.keeps_all() and states.is_contiguous():
+            starts = scan.starts(states.flatten(0, 1))
+        else:
+            starts = scan.starts()
+            states.copy_(scan.saved(starts).unflatten(0, states.shape[:2]))
         scan.outputs(starts, partial, out, add)
 
     def backward(
         self,
-        grad_y: Tensor,
+        gradient: _Gradient,
         x: Tensor,
         z: Tensor,
         states: Tensor,
@@ -268,57 +299,46 @@ class _Order:
         is_last: bool,
         chunk: int | None,
     ) -> tuple[Tensor, ...]:
-        """-> gradients of the seven weights in accumulation precision; adds to those of x and z
+        """-> gradients of the seven weights in accumulation precision; adds to those of x and z"""
+        from nnunet_mamba.ops.kernels import triton_conv, triton_projection
 
-        The products stay in accumulation precision: gradients in half precision would overflow or vanish.
-        """
-        from nnunet_mamba.ops import _triton_conv as conv
-
-        low, scan = self.scan(x, z, chunk)
-        acc, padded, rank = self.A.dtype, self.A.shape[0], self.dt_projection.shape[1]
-        same = scan.delta.dtype == acc
-        grad_delta = scan.delta if same else torch.empty_like(scan.delta, dtype=acc)
+        projected, scan = self.scan(x, z, chunk)
+        acc, padded, width = self.A.dtype, self.A.shape[1], self.projection.shape[1]
+        operand = _operand_dtype(x.dtype)
+        grad_delta = scan.u.new_empty(scan.u.shape, dtype=operand if len(scan.blocks) == 1 else acc)
         grad_u, grad_bc, grad_A, grad_dt_bias, grad_D = scan.backward(
-            grad_y, scan.restored(states), grad_delta, sums_z.partial, sums_z.out if is_last else None, add
-        )
+            gradient.grad_y, gradient.behind, scan.restored(states.flatten(0, 1)), grad_delta, sums_z.partial,
+            sums_z.out if is_last else None, add,
+        )  # fmt: skip
         assert grad_D is not None
-
-        grad_projected = grad_bc.new_zeros((*grad_bc.shape[:2], self.projection.shape[0]))
-        grad_projected[..., : 2 * padded] = grad_bc
-        grad_projected[..., self.low] = grad_delta @ self.dt_projection.to(acc)
-        del grad_bc
-        grad_dt_projection = _over_tokens(grad_delta, low)
-        grad_projection = _over_tokens(grad_projected, scan.u)
-        grad_u.flatten(0, 1).addmm_(grad_projected.flatten(0, 1), self.projection.to(acc))
-        grad_conv_weight, grad_conv_bias = conv.convolve_backward(
-            grad_u, x, self.conv_weight, self.conv_bias, grad_u, True, sums_x.partial,
-            sums_x.out if is_last else None, add, self.letter, self.n_slices,
-        )  # fmt: skip
-        n = self.n
-        grad_x_proj = torch.cat(
-            (
-                grad_projection[2 * padded : 2 * padded + rank],
-                grad_projection[:n],
-                grad_projection[padded : padded + n],
-            )
+        u, orders = self.by_order(scan.u).to(operand), scan.orders
+        del scan
+        grad_delta = self.by_order(grad_delta.to(operand))
+        grad_low = torch.bmm(grad_delta, self.dt_projection.to(operand))
+        grad_projected = self.by_order(
+            triton_projection.grad_projected(grad_bc, grad_low.view(*grad_u.shape[:2], -1), width, padded)
         )
+        del grad_bc
+        low = self.by_order(projected)[..., self.low].to(operand)
+        grad_dt_projection = triton_projection.over_tokens(grad_delta, low, acc)
+        grad_projection = triton_projection.over_tokens(grad_projected, u, acc)
+        del u, low, projected, grad_delta
+        by_projection = torch.bmm(grad_projected, self.projection.to(operand))
+        grad_conv_weight, grad_conv_bias = triton_conv.convolve_backward(
+            grad_u, by_projection, x, self.conv_weight, self.conv_bias, grad_u, True, sums_x.partial,
+            sums_x.out if is_last else None, add, orders,
+        )  # fmt: skip
+        B, C = grad_projection[:, : self.n], grad_projection[:, padded : padded + self.n]
         return (
-            grad_conv_weight.T, grad_conv_bias, grad_x_proj, grad_dt_projection, grad_dt_bias, grad_A[:n].T, grad_D
+            grad_conv_weight.transpose(1, 2).clone(memory_format=torch.contiguous_format), grad_conv_bias.clone(),
+            torch.cat((grad_projection[:, self.low], B, C), 1), grad_dt_projection, grad_dt_bias,
+            grad_A[:, : self.n].transpose(1, 2).contiguous(), grad_D,
         )  # fmt: skip
 
 
-def _over_tokens(a: Tensor, b: Tensor) -> Tensor:
-    """a (b l i), b (b l j) -> sum over tokens of a[i] b[j] (i j), in a's dtype
-
-    Partial sums over blocks of tokens, in a fixed order: one long product would keep a single multiprocessor busy.
-    """
-    a, b = a.flatten(0, 1), b.flatten(0, 1).to(a.dtype)
-    whole = len(a) // ROWS * ROWS
-    total = a[whole:].T @ b[whole:]
-    if whole:
-        blocks = [t[:whole].unflatten(0, (-1, ROWS)) for t in (a, b)]
-        total += torch.bmm(blocks[0].transpose(1, 2), blocks[1]).sum(0)
-    return total
+def _operand_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Of the products of gradients: float16 could not hold them"""
+    return torch.float32 if dtype == torch.float16 else dtype
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -326,8 +346,10 @@ def _rows(x: Tensor) -> Tensor:
     return x if x.stride(2) == 1 else x.contiguous()
 
 
-def _parts(x: Tensor) -> list[slice]:
-    """Slices of the batch"""
-    batch, length, channels = x.shape
-    step = max(1, PART // (length * channels))
-    return [slice(start, start + step) for start in range(0, batch, step)]
+def _parts(x: Tensor, n_orders: int) -> tuple[list[slice], list[slice]]:
+    """Slices of the orders and of the batch"""
+    together, samples = sizes.parts(n_orders, *x.shape)
+    return (
+        [slice(k, k + together) for k in range(0, n_orders, together)],
+        [slice(b, b + samples) for b in range(0, len(x), samples)],
+    )

@@ -11,7 +11,7 @@ BD = 32
 PROGRAMS = 2048
 """Programs that fill a large GPU; shorter chunks are taken until there are as many."""
 SHORTEST_CHUNK = 32
-CHECKPOINT = 8
+CHECKPOINT = 4
 """Steps between two states that the backward pass keeps in memory."""
 
 
@@ -36,3 +36,24 @@ def choose_chunk(batch: int, length: int, channels: int) -> int:
     while chunk > SHORTEST_CHUNK and batch * ceil_div(length, chunk) * ceil_div(channels, BD) < PROGRAMS:
         chunk //= 2
     return chunk
+
+
+PART = 2**25
+"""Elements (orders, b, l, e) worked on at a time; one order of one sample is never divided."""
+ALIGN = 16
+"""Rows of the projected tensor start at multiples of this, so that wide loads are possible."""
+ROWS = 4096
+"""Tokens that one partial sum of a weight gradient takes."""
+
+
+def projected_width(padded_states: int, rank: int) -> int:
+    """Columns of the projected tensor: B, C, and the low-rank time step"""
+    return 2 * padded_states + ceil_div(rank, ALIGN) * ALIGN
+
+
+def parts(orders: int, batch: int, length: int, channels: int) -> tuple[int, int]:
+    """Orders and samples that are worked on together: all, if they are few; else order by order, and then by samples"""
+    elements = length * channels
+    if orders * batch * elements <= PART:
+        return orders, batch
+    return 1, min(batch, max(1, PART // elements))

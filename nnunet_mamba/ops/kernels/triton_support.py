@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 import sysconfig
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+OLDEST_TRITON = "3.3"
+"""Comes with torch 2.7; earlier ones cannot compile the kernels"""
+DISTRIBUTIONS = ("triton", "pytorch-triton", "pytorch-triton-rocm", "triton-rocm", "triton-windows")
+"""Under which triton is installed: by torch, nightly, for AMD, for Windows"""
 OLDEST_CAPABILITY = (7, 5)
 LONGEST = 2**31 - 1024
 
@@ -28,6 +34,8 @@ def why_not(x: Tensor, length_axis: int) -> str | None:
     """One sentence on why Triton kernels cannot run for tensors like x, or None"""
     if not _is_installed():
         return "triton is not installed: pip install triton"
+    if _is_too_old():
+        return f"needs triton {OLDEST_TRITON} or newer, got {triton_version()}: pip install -U torch brings one along"
     if x.shape[length_axis] > LONGEST:
         return f"{x.shape[length_axis]} tokens are more than {LONGEST}, the longest sequence its kernels count"
     if interpreted():
@@ -43,6 +51,20 @@ def why_not(x: Tensor, length_axis: int) -> str | None:
 @cache  # PATH and disk are asked once per process: this is on the way of every call
 def _is_installed() -> bool:
     return find_spec("triton") is not None
+
+
+@cache
+def _is_too_old() -> bool:
+    numbers = re.match(r"(\d+)\.(\d+)", triton_version())
+    return numbers is not None and tuple(map(int, numbers.groups())) < tuple(map(int, OLDEST_TRITON.split(".")))
+
+
+def triton_version() -> str:
+    """Of the distribution that brings triton; "unknown" if it is none of these"""
+    for name in DISTRIBUTIONS:
+        with suppress(PackageNotFoundError):
+            return version(name)
+    return "unknown"
 
 
 @cache
