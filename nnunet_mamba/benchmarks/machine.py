@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import platform
+import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -32,11 +33,27 @@ def describe(device: torch.device) -> dict[str, Any]:
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu(),
+        **(_clocks() if device.type == "cuda" else {}),
         "threads": torch.get_num_threads() if device.type == "cpu" else None,
         "python": platform.python_version(),
         "nnunet-mamba": __version__,
         **{name: v for name, v in found.items() if v},
     }
+
+
+def _clocks() -> dict[str, str]:
+    """Driver, clocks and power limit, as NVIDIA's own tool tells them; nothing where there is none"""
+    fields = {
+        "driver": "driver_version", "clock": "clocks.sm", "most_clock": "clocks.max.sm", "memory_clock": "clocks.mem",
+        "power_limit": "power.limit",
+    }  # fmt: skip
+    command = ["nvidia-smi", f"--query-gpu={','.join(fields.values())}", "--format=csv,noheader"]
+    try:
+        told = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    first = [value.strip() for value in told.splitlines()[0].split(",")] if told.strip() else []
+    return dict(zip(fields, first, strict=False))
 
 
 def copy_bytes_per_second(device: torch.device) -> float:

@@ -35,7 +35,11 @@ MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(2**20)}
 
 @dataclass(frozen=True)
 class Case:
-    """One network on one patch and batch. budget: GB that patch and batch were chosen for, None if they were given."""
+    """One network on one patch and batch.
+
+    autocast: half precision of the training, None for float32; budget: GB that patch and batch were chosen for, None if
+    they were given.
+    """
 
     network: str
     architecture: dict[str, Any]
@@ -44,6 +48,7 @@ class Case:
     patch: tuple[int, ...]
     batch: int
     estimated: int
+    autocast: torch.dtype | None
     budget: float | None = None
 
     def __str__(self) -> str:
@@ -93,7 +98,7 @@ def given_case(name: str, patch: Sequence[int], batch: int, channels: int, class
     patch = tuple(int(p) for p in patch)
     architecture = architectures(patch, channels, classes)[name]
     memory = architecture_memory(architecture, channels, classes, patch, device)
-    return Case(name, architecture, channels, classes, patch, batch, memory.peak(batch, patch))
+    return Case(name, architecture, channels, classes, patch, batch, memory.peak(batch, patch), device.autocast)
 
 
 def budget_case(name: str, budget: float, channels: int, classes: int, device: Device) -> Case | None:
@@ -109,7 +114,9 @@ def budget_case(name: str, budget: float, channels: int, classes: int, device: D
             high = middle
             continue
         low = middle + 1
-        best = Case(name, architecture, channels, classes, patch, batch, memory.peak(batch, patch), budget)
+        best = Case(
+            name, architecture, channels, classes, patch, batch, memory.peak(batch, patch), device.autocast, budget
+        )
     return best
 
 
@@ -181,7 +188,7 @@ def _training(case: Case, device: torch.device) -> Callable[[], None]:
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(device.type, enabled=device.type == "cuda"):
+        with torch.autocast(device.type, case.autocast, enabled=case.autocast is not None):
             value = loss(network(data), targets)
         value.backward()
         nn.utils.clip_grad_norm_(parameters, CLIP)

@@ -126,8 +126,9 @@ def run(
         torch.manual_seed(0)
         try:
             network = builders[name]().to(device)
-        except (ImportError, ValueError) as error:
-            yield Row(name, 0, None, None, None, None, f"not built: {str(error).splitlines()[0]}")
+        except Exception as error:  # also another's network that does not work with these versions
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            yield Row(name, 0, None, None, None, None, f"not built: {reason}")
             continue
         yield _measure(name, network, work, device, dtype, training)
 
@@ -154,8 +155,9 @@ def _measure(
         measured[:2] = shown.seconds, shown.extra_bytes
         if training:
             measured[2:] = _training(network, x, autocast, device)
-    except (RuntimeError, MemoryError, ValueError) as failure:  # too large for this machine, too small for a network
-        return Row(name, parameters, *measured, f"failed: {str(failure).splitlines()[0]}")  # type: ignore[arg-type]
+    except Exception as failure:  # too large for this machine, too small for a network, or not ours to foresee
+        note = f"failed: {(str(failure) or type(failure).__name__).splitlines()[0]}"
+        return Row(name, parameters, *measured, note)  # type: ignore[arg-type]
     return Row(name, parameters, *measured)  # type: ignore[arg-type]
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -56,6 +58,7 @@ def _measured_backends(op: str) -> list[str]:
 def _rival_scans() -> list[Implementation]:
     return [
         Implementation("mamba-ssm selective_scan_cuda", _mamba_ssm, mamba_ssm.why_not),
+        Implementation("mamba-ssm selective_scan, kernels build", _hub_mamba_ssm, _why_no_hub_kernel),
         Implementation("mambapy pscan", _mambapy, _needs("mambapy")),
         Implementation("plain torch loop", _loop, lambda u: None, most_tokens=65_536),
     ]
@@ -69,6 +72,25 @@ def _mamba_ssm(**tensors: Tensor) -> Tensor:
     module = import_module("mamba_ssm.ops.selective_scan_interface")
     order = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")
     return module.selective_scan_fn(*(tensors[k] for k in order), delta_softplus=True)
+
+
+def _hub_mamba_ssm(**tensors: Tensor) -> Tensor:
+    module = _hub_kernel()
+    order = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")
+    scan = getattr(module, "selective_scan_fn", None) or module.ops.selective_scan_interface.selective_scan_fn
+    return scan(*(tensors[k] for k in order), delta_softplus=True)
+
+
+@cache
+def _hub_kernel() -> Any:
+    """mamba-ssm's kernels as the Hugging Face Hub builds them; fetched at first use"""
+    return import_module("kernels").get_kernel("kernels-community/mamba-ssm")
+
+
+def _why_no_hub_kernel(u: Tensor) -> str | None:
+    if find_spec("kernels") is None:
+        return "kernels is not installed: pip install kernels"
+    return None if u.is_cuda else "needs a CUDA tensor, got cpu"
 
 
 def _around(tensors: dict[str, Tensor], states: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:

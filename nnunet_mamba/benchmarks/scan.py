@@ -96,8 +96,8 @@ def _measure(
                 yield row(part, None, error, f"not run: about {expected:.0f} s by extrapolation")
                 continue
             yield row(part, measure(lambda call=call: call(implementation, case, inputs), device), error)
-    except (RuntimeError, MemoryError) as failure:  # out of memory, or a rival that does not work here
-        yield row(TRAINING, None, None, f"failed: {str(failure).splitlines()[0]}")
+    except Exception as failure:  # out of memory, or a rival that does not work here, in whatever way
+        yield row(TRAINING, None, None, f"failed: {(str(failure) or type(failure).__name__).splitlines()[0]}")
 
 
 def check(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nnunet_mamba.benchmarks.record import Record
 
 DTYPES = ("float32", "bfloat16", "float16")
 DEFAULT_BUDGETS = {"cpu": (1, 3), "cuda": (8, 11, 16, 24, 40, 80)}
@@ -15,7 +18,7 @@ DEFAULT_PATCH = {"cpu": (64, 64, 64), "cuda": (128, 128, 128)}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.epilog = "example: nnunet-mamba bench ops -device cpu --json scan.json; nnunet-mamba bench network --help"
+    parser.epilog = "example: nnunet-mamba bench ops -device cpu --out scan.json; nnunet-mamba bench network --help"
     kinds = parser.add_subparsers(dest="kind", metavar="ops|network|memory|convert", required=True)
     ops = kinds.add_parser("ops", help="the scan and the mixer, beside every other implementation that is installed")
     ops.add_argument(
@@ -50,6 +53,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     memory.add_argument("-channels", type=int, default=1, help="image channels (default: %(default)s)")
     memory.add_argument("-classes", type=int, default=4, help="classes (default: %(default)s)")
     memory.add_argument("-only", nargs="+", default=(), metavar="NETWORK", help="these networks instead of all")
+    memory.add_argument(
+        "-dtype",
+        choices=DTYPES,
+        default=None,
+        help="of the training (default: float16, as nnU-Net's, on a CPU float32)",
+    )
     convert = kinds.add_parser("convert", help="converting datasets beside plain reading and writing of their files")
     convert.add_argument("-repeats", type=int, default=2, help="of both, in turns (default: %(default)s)")
     for kind in (ops, network):
@@ -57,13 +66,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for kind in (ops, network, memory, convert):
         kind.add_argument("-device", choices=("cpu", "cuda"), default=None, help="default: cuda if there is one")
         kind.add_argument("-threads", type=int, help="CPU threads (default: torch's)")
-        kind.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+        kind.add_argument("--out", type=Path, metavar="FILE", help="write the figures there too, after each step")
 
 
 def run(options: argparse.Namespace) -> int:
     """Returns 0, or 1 when an implementation of ours gave a wrong result."""
     import torch
 
+    from nnunet_mamba.benchmarks.record import Record
+
+    if options.out is not None and not options.out.resolve().parent.is_dir():
+        raise ValueError(f"--out {options.out}: there is no folder {options.out.resolve().parent}")
     if options.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("-device cuda: torch sees no CUDA device here; use -device cpu")
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -71,13 +84,13 @@ def run(options: argparse.Namespace) -> int:
         if options.threads < 1:
             raise ValueError(f"-threads {options.threads}: expected at least 1")
         torch.set_num_threads(options.threads)
-    measured = {"ops": _ops, "network": _network, "memory": _estimates, "convert": _conversion}[options.kind](
-        options, device
+    record = Record(options.out, {"kind": options.kind})
+    {"ops": _ops, "network": _network, "memory": _estimates, "convert": _conversion}[options.kind](
+        options, device, record
     )
-    if options.json:
-        options.json.write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
-        print(f"\nwritten: {options.json}")
-    return 1 if any(row["note"].startswith("wrong") for row in measured["rows"]) else 0
+    if options.out:
+        print(f"\nwritten: {options.out}")
+    return 1 if record.has_a_wrong_result else 0
 
 
 def _head(device: Any) -> dict[str, Any]:
@@ -95,7 +108,7 @@ def _say(text: str) -> None:
     print(f"measuring {text} ...", file=sys.stderr, flush=True)
 
 
-def _ops(options: argparse.Namespace, device: Any) -> dict[str, Any]:
+def _ops(options: argparse.Namespace, device: Any, record: Record) -> None:
     import torch
 
     from nnunet_mamba.benchmarks import scan
@@ -110,14 +123,15 @@ def _ops(options: argparse.Namespace, device: Any) -> dict[str, Any]:
                 raise ValueError(f"-size {' '.join(map(str, size))}: expected positive numbers, TOKENS % SLICES = 0")
             cases += [scan.Case("scan", batch, channels, length), scan.Case("mixer", batch, channels, length, slices)]
     head = _head(device)
-    rows = list(scan.run(cases, device, dtype, options.limit, _say))
+    record.begin(head, dtype=options.dtype)
     for case in cases:
+        for row in scan.run([case], device, dtype, options.limit, _say):
+            record.add(row)
         for part in (scan.FORWARD, scan.TRAINING):
-            lines = [r for r in rows if r.case == str(case) and (r.part == part or r.seconds is None)]
+            lines = [r for r in record.rows if r.case == str(case) and (r.part == part or r.seconds is None)]
             floor = scan.floor_bytes(case, dtype, part) / head["copy_gb_per_second"] / 1e9
             print(f"\n{case}, {part} (memory floor {_time(floor)})\n")
             _print_table(lines, part)
-    return {"machine": head, "rows": [r.as_json() for r in rows]}
 
 
 def _print_table(lines: Sequence[Any], part: str) -> None:
@@ -133,7 +147,7 @@ def _print_table(lines: Sequence[Any], part: str) -> None:
             )
 
 
-def _network(options: argparse.Namespace, device: Any) -> dict[str, Any]:
+def _network(options: argparse.Namespace, device: Any, record: Record) -> None:
     import torch
 
     from nnunet_mamba.benchmarks import networks
@@ -144,12 +158,14 @@ def _network(options: argparse.Namespace, device: Any) -> dict[str, Any]:
     head = _head(device)
     say = f"patch {work.patch}, batch {work.batch}, widths {work.features}, {options.dtype}"
     training = not options.no_training
-    rows = list(networks.run(work, names, device, getattr(torch, options.dtype), training, _say))
+    record.begin(head, task=say, dtype=options.dtype)
+    for row in networks.run(work, names, device, getattr(torch, options.dtype), training, _say):
+        record.add(row)
     print(f"\n{say}\n")
     print(
         "| network | parameters | prediction | extra memory | training step | extra memory |\n|---|---|---|---|---|---|"
     )
-    for r in rows:
+    for r in record.rows:
         if r.note:
             print(f"| {r.network} | {r.note} | | | | |")
             continue
@@ -157,15 +173,18 @@ def _network(options: argparse.Namespace, device: Any) -> dict[str, Any]:
             f"| {r.network} | {r.parameters / 1e6:.1f} M | {_time(r.predict_seconds)} | {_memory(r.predict_bytes)} "
             f"| {_time(r.train_seconds)} | {_memory(r.train_bytes)} |"
         )
-    return {"machine": head, "task": say, "rows": [r.as_json() for r in rows]}
 
 
-def _estimates(options: argparse.Namespace, device: Any) -> dict[str, Any]:
+def _estimates(options: argparse.Namespace, device: Any, record: Record) -> None:
     import torch
 
     from nnunet_mamba.benchmarks import memory
 
     where, sizes = memory.DEVICES[device.type], (options.channels, options.classes)
+    if options.dtype and device.type == "cpu" and options.dtype != "float32":
+        raise ValueError(f"-dtype {options.dtype}: on a CPU nnU-Net trains in float32")
+    if options.dtype:
+        where = replace(where, autocast=None if options.dtype == "float32" else getattr(torch, options.dtype))
     names = memory.select(options.only)
     budgets = options.budget or ([] if options.patch else list(DEFAULT_BUDGETS[device.type]))
     if any(not b > 0 for b in budgets) or options.batch < 1 or min(sizes) < 1:
@@ -180,27 +199,26 @@ def _estimates(options: argparse.Namespace, device: Any) -> dict[str, Any]:
         for name in (name for name, case in found.items() if case is None):
             print(f"{name}: no patch fits into {budget:g} GB")
     print("\n| network | patch | batch | estimated | measured | estimated / measured |\n|---|---|---|---|---|---|")
-    rows = []
+    dtype = str(where.autocast or torch.float32).removeprefix("torch.")
+    record.begin(head, dtype=dtype, channels=sizes[0], classes=sizes[1])
     for r in memory.run(cases, device.type, _say):
-        rows.append(r)
+        record.add(r)
         patch, ratio = "x".join(map(str, r.patch)), r.note if r.ratio is None else f"{r.ratio:.3f}"
         print(f"| {r.network} | {patch} | {r.batch} | {_memory(r.estimated)} | {_memory(r.measured)} | {ratio} |")
-    return {"machine": head, "rows": [r.as_json() for r in rows]}
 
 
-def _conversion(options: argparse.Namespace, device: Any) -> dict[str, Any]:
+def _conversion(options: argparse.Namespace, device: Any, record: Record) -> None:
     from nnunet_mamba.benchmarks import conversion
 
     if options.repeats < 1:
         raise ValueError(f"-repeats {options.repeats}: expected at least 1")
     head = _head(device)
+    record.begin(head)
     print("\n| dataset | files | read and write | convert | ratio |\n|---|---|---|---|---|")
-    rows = []
     for r in conversion.run(options.repeats, _say):
-        rows.append(r)
+        record.add(r)
         times = f"{_time(r.plain_seconds)} | {_time(r.converted_seconds)}"
         print(f"| {r.dataset} | {r.files} | {times} | {r.ratio:.2f} |")
-    return {"machine": head, "rows": [r.as_json() for r in rows]}
 
 
 def _time(seconds: float | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -66,7 +67,7 @@ def test_calls_that_would_take_too_long_are_left_out() -> None:
 
 def test_ops_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = tmp_path / "out.json"
-    assert main(["bench", "ops", "-device", "cpu", "-size", "1", "4", "24", "3", "--json", str(target)]) == 0
+    assert main(["bench", "ops", "-device", "cpu", "-size", "1", "4", "24", "3", "--out", str(target)]) == 0
     written = json.loads(target.read_text())
     shown = capsys.readouterr().out
     assert "scan: batch 1, 4 channels, 24 tokens, forward (memory floor" in shown
@@ -81,7 +82,7 @@ def test_ops_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 def test_network_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = tmp_path / "out.json"
     command = ["bench", "network", "-device", "cpu", "-patch", "16", "16", "16", "-features", "4", "8", "8"]
-    assert main([*command, "-only", "SegMamba", "PlainConvUNet", "--json", str(target)]) == 0
+    assert main([*command, "-only", "SegMamba", "PlainConvUNet", "--out", str(target)]) == 0
     rows = json.loads(target.read_text())["rows"]
     assert [r["network"] for r in rows] == ["SegMamba", "PlainConvUNet"]
     assert all(r["predict_seconds"] > 0 and r["train_seconds"] > 0 and r["parameters"] > 0 for r in rows)
@@ -144,7 +145,7 @@ def test_wrong_arguments(arguments: list[str], message: str, capsys: pytest.Capt
 
 def test_memory_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = tmp_path / "out.json"
-    command = ["bench", "memory", "-device", "cpu", "-only", "SegResMamba", "PlainConvUNet", "--json", str(target)]
+    command = ["bench", "memory", "-device", "cpu", "-only", "SegResMamba", "PlainConvUNet", "--out", str(target)]
     assert main([*command, "-patch", "32", "32", "32", "-batch", "2"]) == 0
     shown = capsys.readouterr().out
     rows = json.loads(target.read_text())["rows"]
@@ -165,8 +166,70 @@ def test_conversion_command(
 ) -> None:
     monkeypatch.setattr(conversion, "SIZES", {"asoca": (32, 32, 16), "brats2021": (24, 28, 20)})
     target = tmp_path / "out.json"
-    assert main(["bench", "convert", "-device", "cpu", "-repeats", "1", "--json", str(target)]) == 0
+    assert main(["bench", "convert", "-device", "cpu", "-repeats", "1", "--out", str(target)]) == 0
     rows = json.loads(target.read_text())["rows"]
     assert [(r["dataset"], r["files"]) for r in rows] == [("asoca", 8), ("brats2021", 20)]
     assert all(r["plain_seconds"] > 0 and r["converted_seconds"] > 0 for r in rows)
     assert "| asoca | 8 |" in capsys.readouterr().out
+
+
+def test_figures_measured_before_a_crash_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A killed process can write nothing at its end: every row is in the file before the next one is measured."""
+    target = tmp_path / "out.json"
+    real, seen = networks._measure, []
+
+    def measured(name: str, *rest: object) -> networks.Row:
+        if target.exists():
+            seen.append([row["network"] for row in json.loads(target.read_text())["rows"]])
+        if name == "SegResMamba":
+            raise KeyboardInterrupt
+        return real(name, *rest)
+
+    monkeypatch.setattr(networks, "_measure", measured)
+    command = ["bench", "network", "-device", "cpu", "-patch", "16", "16", "16", "-features", "4", "8", "8"]
+    names = ["PlainConvUNet", "LightMUNet", "SegResMamba"]
+    assert main([*command, "--no-training", "-only", *names, "--out", str(target)]) == 130
+    assert seen == [[], names[:1], names[:2]]
+    written = json.loads(target.read_text())
+    assert [row["network"] for row in written["rows"]] == names[:2]
+    assert written["kind"] == "network"
+    assert written["machine"]["device"]
+    assert [p.name for p in tmp_path.iterdir()] == ["out.json"]
+
+
+def test_a_rival_that_fails_in_any_way_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(**tensors: torch.Tensor) -> torch.Tensor:
+        raise AttributeError("module 'rival' has no attribute 'scan'")
+
+    right = rivals.scans()[0]
+    monkeypatch.setattr(scan, "scans", lambda: [rivals.Implementation("broken", broken, lambda u: None), right])
+    rows = list(scan.run([SMALL_SCAN], CPU, torch.float32, 60, lambda text: None))
+    assert rows[0].note == "failed: module 'rival' has no attribute 'scan'"
+    assert [r.implementation for r in rows[1:] if r.seconds] == [right.name] * 2
+
+
+def test_out_needs_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before hours of measuring, not after"""
+    assert main(["bench", "ops", "-device", "cpu", "--out", str(tmp_path / "no" / "out.json")]) == 2
+    assert "there is no folder" in capsys.readouterr().err
+
+
+def test_what_the_clocks_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    from nnunet_mamba.benchmarks import machine
+
+    told = SimpleNamespace(stdout="580.159.04, 1980 MHz, 1980 MHz, 3201 MHz, 700.00 W\n")
+    monkeypatch.setattr(machine.subprocess, "run", lambda *a, **k: told)
+    expected = {"driver": "580.159.04", "clock": "1980 MHz", "most_clock": "1980 MHz", "memory_clock": "3201 MHz"}
+    assert machine._clocks() == expected | {"power_limit": "700.00 W"}
+    monkeypatch.setattr(machine.subprocess, "run", lambda *a, **k: SimpleNamespace(stdout=""))
+    assert machine._clocks() == {}
+    monkeypatch.undo()
+    monkeypatch.setenv("PATH", "")
+    assert machine._clocks() == {}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_memory_in_another_precision(dtype: str, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["bench", "memory", "-device", "cpu", "-only", "PlainConvUNet", "-patch", "16", "16", "16", "-dtype"]
+    assert main([*command, dtype]) == (0 if dtype == "float32" else 2)
+    assert dtype == "float32" or "on a CPU nnU-Net trains in float32" in capsys.readouterr().err
