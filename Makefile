@@ -5,7 +5,7 @@ WORKERS ?= 2
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.nnunet-mamba-installed
 
-.PHONY: demo test test-slow lint types docs build coverage check startup bench clean
+.PHONY: demo test test-slow test-gpu lint types docs build coverage check startup bench clean
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -21,6 +21,9 @@ test: $(INSTALLED)  ## all tests but the slow ones
 
 test-slow: $(INSTALLED)  ## nnU-Net's own commands end to end on real data, on the CPU
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n $(WORKERS) --dist loadfile
+
+test-gpu: $(INSTALLED)  ## what only a GPU shows; skipped, and said so, where there is none
+	$(BIN)/python -m pytest tests/gpu
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

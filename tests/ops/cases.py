@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -58,14 +60,16 @@ def tri_inputs(
     }
 
 
-def as_leaves(tensors: dict[str, Tensor], dtype: torch.dtype | None = None) -> dict[str, Tensor]:
-    return {k: v.detach().to(dtype or v.dtype).requires_grad_() for k, v in tensors.items()}
+def as_leaves(
+    tensors: dict[str, Tensor], dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
+) -> dict[str, Tensor]:
+    return {k: v.detach().to(device, dtype or v.dtype).requires_grad_() for k, v in tensors.items()}
 
 
 def relative_error(got: Tensor, expected: Tensor) -> float:
     """Largest difference relative to the largest expected value (at least the format's smallest normal number)."""
     floor = torch.finfo(got.dtype).tiny
-    got, expected = got.detach(), expected.detach()
+    got, expected = got.detach().to(expected.device), expected.detach()
     scale = expected.abs().max().clamp(min=floor) if expected.numel() else torch.ones(())
     difference = (got.to(expected.dtype) - expected).abs()
     return float((difference.max() if difference.numel() else torch.zeros(())) / scale)
@@ -73,5 +77,22 @@ def relative_error(got: Tensor, expected: Tensor) -> float:
 
 def gradients(y: Tensor, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(1)
-    cotangent = torch.randn(y.shape, dtype=torch.float64, generator=generator).to(y.dtype)
+    cotangent = torch.randn(y.shape, dtype=torch.float64, generator=generator).to(y.device, y.dtype)
     return dict(zip(inputs, torch.autograd.grad((y * cotangent).sum(), list(inputs.values())), strict=True))
+
+
+def compare(
+    run: Callable[[dict[str, Tensor], str], Tensor], inputs: dict[str, Tensor], dtype: torch.dtype, backend: str,
+    device: torch.device | str = "cpu", values: dict[torch.dtype, float] = VALUE_TOLERANCE,
+) -> None:  # fmt: skip
+    """`run` on the backend in `dtype` against the reference in float64 on the same (rounded) numbers."""
+    tested = as_leaves(inputs, dtype, device)
+    judge = {k: v.detach().cpu().double().requires_grad_() for k, v in tested.items()}
+    y, expected = run(tested, backend), run(judge, "reference")
+    assert y.dtype == dtype
+    assert y.shape == expected.shape
+    assert relative_error(y, expected) <= values[dtype], "y"
+    wanted = gradients(expected, judge)
+    for name, grad in gradients(y, tested).items():
+        assert grad.dtype == dtype, name
+        assert relative_error(grad, wanted[name]) <= GRADIENT_TOLERANCE[dtype], name

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from nnunet_mamba.ops import causal_conv1d, selective_scan, tri_scan
 from tests.ops.cases import (
     GRADIENT_TOLERANCE,
     VALUE_TOLERANCE,
     as_leaves,
+    compare,
     conv_inputs,
     cpu_backends,
     gradients,
@@ -42,25 +42,11 @@ TRIS = [  # orders, n_slices, (b, l, e, n, r, w)
 ]
 
 
-def _compare(run, inputs: dict[str, Tensor], dtype: torch.dtype, backend: str) -> None:
-    """`run` on the backend in `dtype` against the reference in float64 on the same (rounded) numbers."""
-    tested = as_leaves(inputs, dtype)
-    judge = {k: v.detach().double().requires_grad_() for k, v in tested.items()}
-    y, expected = run(tested, backend), run(judge, "reference")
-    assert y.dtype == dtype
-    assert y.shape == expected.shape
-    assert relative_error(y, expected) <= VALUE_TOLERANCE[dtype], "y"
-    wanted = gradients(expected, judge)
-    for name, grad in gradients(y, tested).items():
-        assert grad.dtype == dtype, name
-        assert relative_error(grad, wanted[name]) <= GRADIENT_TOLERANCE[dtype], name
-
-
 @pytest.mark.parametrize("backend", cpu_backends("selective_scan"))
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", SCANS, ids=lambda s: "b{}-d{}-n{}-l{}".format(*s))
 def test_selective_scan(shape: tuple[int, ...], dtype: torch.dtype, backend: str) -> None:
-    _compare(lambda t, be: selective_scan(**t, delta_softplus=True, backend=be), scan_inputs(*shape), dtype, backend)
+    compare(lambda t, be: selective_scan(**t, delta_softplus=True, backend=be), scan_inputs(*shape), dtype, backend)
 
 
 @pytest.mark.parametrize("backend", cpu_backends("selective_scan"))
@@ -73,7 +59,7 @@ def test_selective_scan_without_optional_parts(left_out: str, backend: str) -> N
         inputs.pop(name, None)
     if not softplus and "delta_bias" in inputs:
         inputs["delta_bias"] = inputs["delta_bias"].abs()
-    _compare(lambda t, be: selective_scan(**t, delta_softplus=softplus, backend=be), inputs, torch.float64, backend)
+    compare(lambda t, be: selective_scan(**t, delta_softplus=softplus, backend=be), inputs, torch.float64, backend)
 
 
 @pytest.mark.parametrize("backend", cpu_backends("causal_conv1d"))
@@ -81,14 +67,14 @@ def test_selective_scan_without_optional_parts(left_out: str, backend: str) -> N
 @pytest.mark.parametrize("activation", [None, "silu"])
 @pytest.mark.parametrize("shape", CONVS, ids=lambda s: "b{}-d{}-w{}-l{}".format(*s))
 def test_causal_conv1d(shape: tuple[int, ...], activation: str | None, dtype: torch.dtype, backend: str) -> None:
-    _compare(lambda t, be: causal_conv1d(**t, activation=activation, backend=be), conv_inputs(*shape), dtype, backend)
+    compare(lambda t, be: causal_conv1d(**t, activation=activation, backend=be), conv_inputs(*shape), dtype, backend)
 
 
 @pytest.mark.parametrize("backend", cpu_backends("causal_conv1d"))
 def test_causal_conv1d_without_bias(backend: str) -> None:
     inputs = conv_inputs(2, 3, 4, 9)
     del inputs["bias"]
-    _compare(lambda t, be: causal_conv1d(**t, backend=be), inputs, torch.float64, backend)
+    compare(lambda t, be: causal_conv1d(**t, backend=be), inputs, torch.float64, backend)
 
 
 @pytest.mark.parametrize("backend", cpu_backends("tri_scan"))
@@ -97,7 +83,7 @@ def test_causal_conv1d_without_bias(backend: str) -> None:
 def test_tri_scan(case: tuple, dtype: torch.dtype, backend: str) -> None:
     orders, n_slices, shape = case
     inputs = tri_inputs(*shape, orders=len(orders))
-    _compare(lambda t, be: tri_scan(**t, orders=orders, n_slices=n_slices, backend=be), inputs, dtype, backend)
+    compare(lambda t, be: tri_scan(**t, orders=orders, n_slices=n_slices, backend=be), inputs, dtype, backend)
 
 
 @pytest.mark.parametrize("backend", cpu_backends("selective_scan"))
@@ -197,9 +183,9 @@ def poisoned_memory(monkeypatch: pytest.MonkeyPatch):
 def test_every_element_of_every_result_is_written(backend: str) -> None:
     for b, length, d in ((1, 1, 1), (2, 70, 5), (1, 515, 49)):
         scan = scan_inputs(b, d, 3, length)
-        _compare(lambda t, be: selective_scan(**t, delta_softplus=True, backend=be), scan, torch.float32, backend)
+        compare(lambda t, be: selective_scan(**t, delta_softplus=True, backend=be), scan, torch.float32, backend)
         conv = conv_inputs(b, d, 4, length)
-        _compare(lambda t, be: causal_conv1d(**t, activation="silu", backend=be), conv, torch.float32, backend)
+        compare(lambda t, be: causal_conv1d(**t, activation="silu", backend=be), conv, torch.float32, backend)
         tri = tri_inputs(b, length, d, 3, 2, 4, orders=3)
         slices = 5 if length % 5 == 0 else 1
-        _compare(lambda t, be, n=slices: tri_scan(**t, n_slices=n, backend=be), tri, torch.float32, backend)
+        compare(lambda t, be, n=slices: tri_scan(**t, n_slices=n, backend=be), tri, torch.float32, backend)

@@ -1,0 +1,90 @@
+"""Every operator on the device: values and every gradient, in four dtypes, against the reference in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from nnunet_mamba.ops import causal_conv1d, selective_scan, tri_scan
+from tests.gpu.conftest import DRY
+from tests.gpu.mixer import mixer_inputs
+from tests.ops import test_backends_agree as small
+from tests.ops.cases import (
+    GRADIENT_TOLERANCE,
+    VALUE_TOLERANCE,
+    compare,
+    conv_inputs,
+    relative_error,
+    scan_inputs,
+    tri_inputs,
+)
+
+# beside the sizes of the CPU's tests: whole blocks, several blocks, groups of four and what is left over
+SCANS = [*small.SCANS, (1, 32, 16, 300), (2, 96, 16, 520), (1, 33, 17, 300), (1, 8, 64, 70)]
+CONVS = [*small.CONVS, (2, 96, 4, 257), (1, 64, 2, 1030)]
+TRIS = [
+    *small.TRIS,
+    ("fbs", 8, (2, 512, 96, 16, 3, 4)),
+    ("fbs", 8, (1, 520, 192, 16, 6, 4)),
+    ("fbs", 5, (1, 515, 49, 16, 2, 4)),
+    ("fbs", 4, (1, 300, 40, 20, 2, 4)),
+]
+DTYPES = small.DTYPES if not DRY else [torch.float32]
+VALUES = VALUE_TOLERANCE | {torch.bfloat16: 3e-2}
+"""On a GPU the projections to B, C and the time step are bfloat16 as well, as in mamba-ssm under autocast"""
+LONG = [(2, 192, 32), (1, 96, 64)] if not DRY else [(1, 4, 2)]
+if DRY:
+    SCANS, CONVS, TRIS = SCANS[:1], CONVS[:1], TRIS[:1]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", SCANS, ids=lambda s: "b{}-d{}-n{}-l{}".format(*s))
+def test_selective_scan(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
+    def run(tensors, backend):
+        return selective_scan(**tensors, delta_softplus=True, backend=backend)
+
+    compare(run, scan_inputs(*shape), dtype, "triton", device, VALUES)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("activation", [None, "silu"])
+@pytest.mark.parametrize("shape", CONVS, ids=lambda s: "b{}-d{}-w{}-l{}".format(*s))
+def test_causal_conv1d(
+    shape: tuple[int, ...], activation: str | None, dtype: torch.dtype, device: torch.device
+) -> None:
+    def run(tensors, backend):
+        return causal_conv1d(**tensors, activation=activation, backend=backend)
+
+    compare(run, conv_inputs(*shape), dtype, "triton", device, VALUES)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", TRIS, ids=lambda c: f"{c[0]}-n{c[1]}-l{c[2][1]}-e{c[2][2]}")
+def test_tri_scan(case: tuple, dtype: torch.dtype, device: torch.device) -> None:
+    orders, n_slices, shape = case
+
+    def run(tensors, backend):
+        return tri_scan(**tensors, orders=orders, n_slices=n_slices, backend=backend)
+
+    compare(run, tri_inputs(*shape, orders=len(orders)), dtype, "triton", device, VALUES)
+
+
+@pytest.mark.parametrize("dtype", [d for d in DTYPES if d != torch.float64], ids=str)
+@pytest.mark.parametrize("size", LONG, ids=lambda s: "b{}-e{}-{}^3".format(*s))
+def test_the_chunks_that_networks_use(size: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> None:
+    """Chunks of 256 steps need thousands of programs. Judge: the `blocked` backend in float64 on the same device.
+
+    Gradients of weights are sums over 10^5 tokens: twice the tolerance of the short cases.
+    """
+    edge = size[2]
+    inputs = mixer_inputs(*size, dtype, device)
+    judge = [t.detach().double().requires_grad_() for t in inputs]
+    results = []
+    for tensors, backend in ((inputs, "triton"), (judge, "blocked")):
+        y = tri_scan(*tensors, orders="fbs", n_slices=edge, backend=backend)
+        generator = torch.Generator().manual_seed(1)
+        grad = torch.randn(y.shape, generator=generator).to(dtype).to(device, y.dtype)
+        results.append([y, *torch.autograd.grad(y, tensors, grad)])
+    for index, (got, expected) in enumerate(zip(*results, strict=True)):
+        allowed = 2 * GRADIENT_TOLERANCE[dtype] if index else VALUES[dtype]
+        assert relative_error(got, expected) <= allowed, index
