@@ -1,8 +1,8 @@
 """Pages that are made from the code: `python docs/generate.py` writes them, a test compares.
 
 Errors from the list of messages, the command line from its parsers, networks and suffixes from the registry, plan keys
-from the networks' signatures, recipes from their fields, the layers of the package from the test that enforces them,
-and the table of networks in README.md.
+from the networks' signatures, recipes from their fields, figures from their files, the layers of the package from the
+test that enforces them, and the table of networks in README.md.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import json
 from pathlib import Path
 
 from dataset_conversion import command
+from docs import measured
 from nnunet_mamba import markdown, registry, trainer_names
 from nnunet_mamba.cli.main import VERBS, parser_of
 from nnunet_mamba.doctor.messages import MESSAGES, Message
@@ -62,9 +63,11 @@ def pages() -> dict[Path, str]:
         (ROOT / "README.md", "networks", _network_table()),
         (DOCS / "reference" / "plan-keys.md", "keys", _plan_keys()),
         (DOCS / "contributing.md", "layers", _layers()),
+        (DOCS / "reference" / "benchmarks.md", "figures of GPUs", measured.tables()),
+        (DOCS / "reference" / "benchmarks.md", "counts", measured.counts()),
     ):
         begin, end = _marks(what)
-        before, rest = path.read_text(encoding="utf-8").split(begin)
+        before, rest = made.get(path, path.read_text(encoding="utf-8")).split(begin)
         made[path] = before + begin + table + "\n" + end + rest.split(end)[1]
     return made
 

@@ -134,7 +134,7 @@ def launches(dtype: str, target: GPUTarget) -> Iterator[Launch]:
 
 def read(compiled: Any, target: GPUTarget) -> dict[str, Any]:
     """stack: bytes of a thread that its registers do not hold; layouts: of a warp's threads over a tile; on NVIDIA's
-    GPUs also registers and, of the largest loop, instructions (issue slots), shuffles and exponentials"""
+    GPUs also registers and, of the largest loop, instructions (issue slots), shuffles, exponentials, barriers"""
     found: dict[str, Any] = {"layouts": sorted(set(re.findall(r"threadsPerWarp = (\[.*?\])", compiled.asm["ttgir"])))}
     if target.backend == "hip":
         keys = ("vgpr_spill_count", "private_segment_fixed_size")
@@ -149,7 +149,7 @@ def read(compiled: Any, target: GPUTarget) -> dict[str, Any]:
     loop = Counter(largest_loop(code))
     return found | {
         "stack": stack + local, "registers": registers, "loop": sum(loop.values()), "shuffles": loop["SHFL"],
-        "exponentials": loop["MUFU"],
+        "exponentials": loop["MUFU"], "barriers": loop["BAR"],
     }  # fmt: skip
 
 

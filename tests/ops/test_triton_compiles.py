@@ -111,7 +111,7 @@ def _check_counts(kernels: dict[str, dict[str, Any]], version: str) -> None:
     known = [COUNTS[version]] if version in COUNTS else list(COUNTS.values())
     factor = 1 if version in COUNTS else UNKNOWN_VERSION
     for name, row in kernels.items():
-        for key in ("loop", "registers", "shuffles", "exponentials"):
+        for key in ("loop", "registers", "shuffles", "exponentials", "barriers"):
             allowed = factor * max(counts[name][key] for counts in known)
             assert row[key] <= allowed, f"{name}: {key} {row[key]}, allowed {allowed:g}"
 
