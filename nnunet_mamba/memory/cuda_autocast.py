@@ -1,7 +1,7 @@
 """Autocast as CUDA does it, on CPU tensors, so that a plan does not depend on the machine it is made on.
 
 The CPU's autocast casts the same operations to half precision, but leaves out most of those that CUDA casts up to
-float32; a mode puts these back.
+float32, and casts up some that CUDA leaves alone; a mode puts both right.
 Source: PyTorch's table of autocast operations (aten/src/ATen/autocast_mode.h).
 """
 
@@ -31,12 +31,19 @@ FLOAT32 = frozenset(
 )  # fmt: skip
 
 
+AS_GIVEN = frozenset(("avg_pool3d", "adaptive_avg_pool3d", "max_unpool2d", "max_unpool3d", "pad"))
+"""Float32 on a CPU only. The pooling on the residual's way through nnU-Net's encoder is one: its copy would be kept."""
+
+
 class _Float32Operations(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
         if getattr(func, "__name__", "") in FLOAT32 and torch.is_autocast_enabled("cpu"):
             args = tree_map(_to_float32, args)
             kwargs = {name: tree_map(_to_float32, value) for name, value in kwargs.items()}
+        if getattr(func, "__name__", "") in AS_GIVEN:
+            with torch.autocast("cpu", enabled=False):
+                return func(*args, **kwargs)
         return func(*args, **kwargs)
 
 
