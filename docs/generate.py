@@ -1,6 +1,6 @@
 """Pages that are made from the code: `python docs/generate.py` writes them, a test compares.
 
-Errors from the list of messages, the command line from its parsers, networks and suffixes from the registry, plan keys
+Errors from the list of messages, the command line from its parsers, networks and suffixes from their names, plan keys
 from the networks' signatures, recipes from their fields, figures from their files, the layers of the package from the
 test that enforces them, and the table of networks in README.md.
 """
@@ -15,9 +15,10 @@ from pathlib import Path
 
 from dataset_conversion import command
 from docs import measured
-from nnunet_mamba import markdown, registry, trainer_names
+from nnunet_mamba import markdown
 from nnunet_mamba.cli.main import VERBS, parser_of
 from nnunet_mamba.doctor.messages import MESSAGES, Message
+from nnunet_mamba.names import networks, suffixes
 from nnunet_mamba.planning.recipe_format import RECIPE, TOPOLOGY, Field
 from nnunet_mamba.planning.recipes import recipe_folder
 
@@ -171,24 +172,24 @@ def _form(action: argparse.Action) -> str:
 def _network_table() -> str:
     rows = [
         (n.title, f"`{n.trainer}`", f"`{n.planner}`", f"[{n.short_paper}]({n.url})" if n.url else n.short_paper)
-        for n in registry.NETWORKS
+        for n in networks.NETWORKS
     ]
     return markdown.table(("network", "trainer", "planner", "paper"), rows)
 
 
 def _plan_keys() -> str:
-    networks = {n.title: _keywords(n) for n in registry.NETWORKS}
-    keys = dict.fromkeys(key for keywords in networks.values() for key in keywords)
+    keywords = {n.title: _keywords(n) for n in networks.NETWORKS}
+    keys = dict.fromkeys(key for of_one in keywords.values() for key in of_one)
     rows = []
     for key in keys:
-        having = {title: keywords[key] for title, keywords in networks.items() if key in keywords}
+        having = {title: of_one[key] for title, of_one in keywords.items() if key in of_one}
         (default,) = set(having.values())
-        of = "all" if len(having) == len(networks) else ", ".join(having)
+        of = "all" if len(having) == len(keywords) else ", ".join(having)
         rows.append((f"`{key}`", of, default, PLAN_KEYS[key]))
     return markdown.table(("in `arch_kwargs`", "of", "left out", "meaning"), rows)
 
 
-def _keywords(record: registry.Network) -> dict[str, str]:
+def _keywords(record: networks.Network) -> dict[str, str]:
     """Keyword -> its default as JSON"""
     parameters = inspect.signature(record.load_architecture().__init__).parameters.values()
     return {
@@ -225,11 +226,11 @@ def _layers() -> str:
 
 def _networks() -> str:
     parts = ["# Networks, trainers, planners\n\nAs `nnunet-mamba list` prints them, without sizes.\n"]
-    for n in registry.NETWORKS:
+    for n in networks.NETWORKS:
         rows = [
             ("train", f"`nnUNetv2_train DATASET 3d_fullres FOLD -tr {n.trainer}`"),
             ("plan", f"`nnUNetv2_plan_and_preprocess -d DATASET -pl {n.planner}`, then `-p {n.plans}`"),
-            ("control", f"`{n.no_mamba_trainer}`, `{n.no_mamba_planner}`, `{n.no_mamba_plans}`"),
+            ("control", f"`{n.twin.trainer}`, `{n.twin.planner}`, `{n.twin.plans}`"),
             ("class", f"`{n.architecture}`"),
             ("source", f"{n.paper}{f', [{n.url}]({n.url})' if n.url else ''}"),
         ]
@@ -237,7 +238,7 @@ def _networks() -> str:
         parts.append(f"## {n.title}\n\n{n.summary[0].upper() + n.summary[1:]}.\n\n{table}\n")
         if n.citation:
             parts.append(f"```bibtex\n{n.citation}\n```\n")
-    rows = [(f"`{s.form}`", s.meaning) for s in trainer_names.SUFFIXES]
+    rows = [(f"`{s.form}`", s.meaning) for s in suffixes.SUFFIXES]
     parts.append(f"## Suffixes of trainers' names\n\n{markdown.table(('suffix', 'what it changes'), rows)}\n")
     return "\n".join(parts)
 

@@ -34,9 +34,9 @@ hook.install()
 def __getattr__(name):  # pyright: ignore[reportMissingParameterType]
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from nnunet_mamba import registry
+    from nnunet_mamba.names import networks
 
-    return registry.network(name).load_architecture()
+    return networks.network(name).load_architecture()
 
 
 def __dir__():

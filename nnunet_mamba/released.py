@@ -19,8 +19,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from nnunet_mamba import checkpoints, registry
+from nnunet_mamba import checkpoints
 from nnunet_mamba.architectures.planned import PlannedNetwork
+from nnunet_mamba.names import networks
 
 WRAPPERS = ("module.", "_orig_mod.", "network.")
 """Prefixes that DistributedDataParallel, torch.compile and trainers put before every key."""
@@ -186,7 +187,7 @@ def recognise(weights: Weights) -> Published:
 
 def network_class(published: Published) -> Callable[..., PlannedNetwork]:
     """The class of `nnunet_mamba.architectures` behind a published network."""
-    return registry.network(published.network).load_architecture()
+    return networks.network(published.network).load_architecture()
 
 
 def _published(kind: str) -> Published:

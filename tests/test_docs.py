@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from nnunet_mamba import registry, trainer_names
 from nnunet_mamba.cli.main import VERBS
 from nnunet_mamba.doctor.messages import MESSAGES
+from nnunet_mamba.names import suffixes
+from nnunet_mamba.names.locate import locate
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
@@ -24,13 +25,13 @@ def test_links_names_and_verbs(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     missing = [target for target, _ in LINK.findall(text) if not (page.parent / target).exists()]
     assert not missing
-    assert not [name for name in TRAINER.findall(text) if registry.locate(name) is None]
+    assert not [name for name in TRAINER.findall(text) if locate(name) is None]
     assert set(VERB.findall(text)) <= set(VERBS)
 
 
 def test_every_suffix_is_in_the_recipes() -> None:
     text = (ROOT / "docs" / "how-to" / "training-recipes.md").read_text(encoding="utf-8")
-    for suffix in trainer_names.SUFFIXES:
+    for suffix in suffixes.SUFFIXES:
         if suffix.field not in ("iterations",):
             assert all(f"`{form}`" in text for form in suffix.form.split(", ")), suffix.form
 

@@ -66,7 +66,6 @@ from nnunetv2.utilities.utils import get_identifiers_from_splitted_dataset_folde
 from torch import nn
 
 from nnunet_mamba.architectures import mamba_encoder
-from nnunet_mamba.architectures.plan_keywords import TOPOLOGY_KEYS
 from nnunet_mamba.architectures.topology import topology
 from nnunet_mamba.calibration.components import remove_small_components
 from nnunet_mamba.checks import has_regions
@@ -75,6 +74,8 @@ from nnunet_mamba.crossval.models import STOCK_PLANNERS
 from nnunet_mamba.discovery import hook, resolve
 from nnunet_mamba.doctor.messages import explain
 from nnunet_mamba.evaluation.description import masks_of
+from nnunet_mamba.names import locate
+from nnunet_mamba.names.architecture_entry import TOPOLOGY_KEYS
 from nnunet_mamba.planning import base, configurations
 from nnunet_mamba.trainers import pretrained
 from nnunet_mamba.trainers.base import nnUNetTrainerMamba
@@ -146,7 +147,7 @@ def test_trainer_lookup(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(find_objects, resolve.FUNCTION, asked)
     assert find_objects.recursive_find_trainer_class_by_name("nnUNetTrainerX") is nnUNetTrainer
     folder, name = asked.call_args.args[:2]
-    assert Path(folder).name == resolve.TRAINER_FOLDER
+    assert Path(folder).name == locate.TRAINER_FOLDER
     assert name == "nnUNetTrainerX"
     assert "recursive_find_trainer_class_by_name" in called(run_training.get_trainer_from_args)
     assert "recursive_find_trainer_class_by_name" in called(nnUNetPredictor.initialize_from_trained_model_folder)
@@ -162,7 +163,7 @@ def test_external_trainers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(find_objects, resolve.FUNCTION, only_outside)
     monkeypatch.setenv("nnUNet_extTrainer", str(resolve.SECOND_WAY))
     found = find_objects.recursive_find_trainer_class_by_name("nnUNetTrainerSegMamba")
-    assert found.__module__ == "nnunet_mamba.trainers.networks"
+    assert found.__module__ == "nnunet_mamba.trainers"
 
 
 @reliance
@@ -172,7 +173,7 @@ def test_planner_lookup(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan_and_preprocess_api, "plan_experiment_dataset", lambda *_: (None, "plans"))
     plan_and_preprocess_api.plan_experiments([1], "nnUNetPlannerX")
     folder, name = asked.call_args.args[:2]
-    assert (Path(folder).name, name) == (resolve.PLANNER_FOLDER, "nnUNetPlannerX")
+    assert (Path(folder).name, name) == (locate.PLANNER_FOLDER, "nnUNetPlannerX")
 
 
 @reliance

@@ -11,16 +11,15 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "nnunet_mamba"
 
 RANK = {
-    "trainer_names": -1, "version": 0, "markdown": 0, "registry": 0, "checks": 0, "checkpoints": 0, "ops": 0,
+    "names": -1, "version": 0, "markdown": 0, "checks": 0, "checkpoints": 0, "ops": 0,
     "blocks": 1, "memory": 1, "datasets": 1, "architectures": 2,
     "planning": 3, "released": 3, "trainers": 3, "evaluation": 3,
     "calibration": 4, "discovery": 4, "benchmarks": 4, "crossval": 4, "comparison": 4, "doctor": 5, "cli": 6,
 }  # fmt: skip
 WITHOUT_NNUNET = (
-    "trainer_names",
+    "names",
     "version",
     "markdown",
-    "registry",
     "checks",
     "checkpoints",
     "ops",
@@ -60,9 +59,8 @@ def test_module_imports_only_its_layer_and_below(path: Path) -> None:
     for name in _imports(path):
         parts = name.split(".")
         if parts[0] == "nnunet_mamba" and len(parts) > 1 and parts[1] in RANK:
-            assert parts[1] == layer or RANK[parts[1]] < RANK[layer] or (RANK[layer] == 0 and parts[1] == "registry"), (
-                f"{path}: layer {layer} must not import {name}"
-            )
+            below = RANK[parts[1]] < RANK[layer]
+            assert parts[1] == layer or below, f"{path}: layer {layer} must not import {name}"
         if layer in WITHOUT_NNUNET:
             assert parts[0] != "nnunetv2", f"{path}: {layer} must work without nnunetv2"
         assert parts[0] != "tests"

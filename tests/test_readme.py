@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from nnunet_mamba import registry, released
+from nnunet_mamba import released
 from nnunet_mamba.cli.main import VERBS, parser_of
+from nnunet_mamba.names import networks
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -111,7 +112,7 @@ def _check_nnunets(words: list[str]) -> None:
 
 def test_every_network_is_in_the_readme() -> None:
     text = README.read_text(encoding="utf-8")
-    for record in registry.NETWORKS:
+    for record in networks.NETWORKS:
         assert f"`{record.trainer}`" in text
         assert f"`{record.planner}`" in text
 

@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nnunet_mamba import registry, released
+from nnunet_mamba import released
 from nnunet_mamba.architectures.segmamba import SegMamba
+from nnunet_mamba.names import networks
 from tests.conftest import DATA
 
 WIDTHS = {"feat_size": (4, 8, 8, 16)}
@@ -145,7 +146,7 @@ def test_u_mamba_needs_its_strides() -> None:
 def test_weights_go_into_the_plan_sized_network(kind: str) -> None:
     """With deep supervision, the full-resolution output is the released one; only the coarser heads are new."""
     network = released.build(kind, **TINY[kind]).eval()
-    module, _, name = registry.network(network._published.network).architecture.rpartition(".")
+    module, _, name = networks.network(network._published.network).architecture.rpartition(".")
     inputs, outputs, kwargs = network._published.kwargs(**network.config)
     dim = 2 if kind == "lightmunet" else 3
     kwargs = {**kwargs, "conv_op": nn.Conv2d if dim == 2 else nn.Conv3d, "deep_supervision": True}

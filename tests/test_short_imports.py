@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 import nnunet_mamba
-from nnunet_mamba import registry
+from nnunet_mamba.names import networks
 
 
-@pytest.mark.parametrize("record", registry.NETWORKS, ids=lambda r: r.name)
-def test_every_network_is_at_the_top_and_documents_its_arguments(record: registry.Network) -> None:
+@pytest.mark.parametrize("record", networks.NETWORKS, ids=lambda r: r.name)
+def test_every_network_is_at_the_top_and_documents_its_arguments(record: networks.Network) -> None:
     network = getattr(nnunet_mamba, record.name)
     assert network is record.load_architecture()
     assert record.name in nnunet_mamba.__all__
@@ -37,7 +37,7 @@ def test_the_package_stays_cheap() -> None:
         "import sys; before = set(sys.modules); import nnunet_mamba\n"
         "new = {m.split('.')[0] for m in set(sys.modules) - before}\n"
         "assert new <= {'nnunet_mamba'}, new\n"
-        "assert 'nnunet_mamba.registry' not in sys.modules\n"
+        "assert 'nnunet_mamba.names' not in sys.modules\n"
         "from nnunet_mamba import SegMamba; assert 'torch' in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -18,11 +18,11 @@ import torch
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import nn
 
-from nnunet_mamba import registry
-from nnunet_mamba.architectures.plan_keywords import architecture_for
 from nnunet_mamba.benchmarks import networks
 from nnunet_mamba.benchmarks.measure import peak_extra_bytes, synchronize
 from nnunet_mamba.memory.training_step import CLIP, CPU, CUDA, LABELS, MOMENTUM, WEIGHT_DECAY, Device
+from nnunet_mamba.names.architecture_entry import architecture_for
+from nnunet_mamba.names.networks import Network, with_twins
 from nnunet_mamba.planning.estimate import GB, architecture_memory, nnunet_loss
 from nnunet_mamba.planning.recipes import total_stride
 
@@ -76,10 +76,9 @@ def architectures(patch: Sequence[int], channels: int, classes: int) -> dict[str
     """Plan entries by name, on nnU-Net's topology for this patch: our networks, their twins, nnU-Net's U-Net."""
     planned = networks.task(patch, BATCH, channels, classes, None).architecture
     named = {}
-    for record in registry.NETWORKS:
-        for name, mixer in ((record.name, "mamba"), (record.name + registry.NO_MAMBA, "none")):
-            kwargs = {**planned["arch_kwargs"], "features_per_stage": _widths(record, planned)}
-            named[name] = architecture_for(record, {**planned, "arch_kwargs": kwargs}, mixer, patch)
+    for kind in with_twins():
+        kwargs = {**planned["arch_kwargs"], "features_per_stage": _widths(kind, planned)}
+        named[kind.name] = architecture_for(kind, {**planned, "arch_kwargs": kwargs}, patch)
     named["PlainConvUNet"] = _stock(planned)
     return named
 
@@ -198,7 +197,7 @@ def _training(case: Case, device: torch.device) -> Callable[[], None]:
     return step
 
 
-def _widths(record: registry.Network, planned: dict[str, Any]) -> list[int]:
+def _widths(record: Network, planned: dict[str, Any]) -> list[int]:
     """As our planner asks nnU-Net for them"""
     most = record.max_features or networks.MOST_FEATURES
     return [min(record.base_features * 2**i, most) for i in range(planned["arch_kwargs"]["n_stages"])]

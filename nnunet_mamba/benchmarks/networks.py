@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nnunet_mamba import registry
-from nnunet_mamba.architectures.plan_keywords import architecture_for
 from nnunet_mamba.benchmarks.measure import measure
 from nnunet_mamba.blocks.mamba import Mamba
+from nnunet_mamba.names.architecture_entry import architecture_for
+from nnunet_mamba.names.networks import Network, with_twins
 from nnunet_mamba.ops.backends import ENVIRONMENT_VARIABLE
 
 SMALLEST_AXIS = 4  # nnU-Net stops pooling an axis there
@@ -92,9 +92,8 @@ def task(patch: Sequence[int], batch: int, channels: int, classes: int, features
 def candidates(work: Task) -> dict[str, Callable[[], nn.Module]]:
     """Name -> builder: our networks and their twins, nnU-Net's two U-Nets, and MONAI's SwinUNETR."""
     built: dict[str, Callable[[], nn.Module]] = {}
-    for record in registry.NETWORKS:
-        for name, mixer in ((record.name, "mamba"), (record.name + registry.NO_MAMBA, "none")):
-            built[name] = lambda record=record, mixer=mixer: _ours(record, mixer, work)
+    for kind in with_twins():
+        built[kind.name] = lambda kind=kind: _ours(kind, work)
     built["PlainConvUNet"] = lambda: _stock("PlainConvUNet", work, n_conv_per_stage=2)
     blocks = list(RESIDUAL_BLOCKS[: len(work.features)])
     built["ResidualEncoderUNet"] = lambda: _stock("ResidualEncoderUNet", work, n_blocks_per_stage=blocks)
@@ -210,8 +209,8 @@ def _backend(name: str) -> Iterator[None]:
             os.environ[ENVIRONMENT_VARIABLE] = before
 
 
-def _ours(record: registry.Network, mixer: str, work: Task) -> nn.Module:
-    planned = architecture_for(record, work.architecture, mixer)
+def _ours(record: Network, work: Task) -> nn.Module:
+    planned = architecture_for(record, work.architecture)
     kwargs = {**planned["arch_kwargs"], "conv_op": nn.Conv3d}
     return record.load_architecture()(work.channels, work.classes, deep_supervision=False, **kwargs)
 

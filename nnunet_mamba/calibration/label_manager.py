@@ -14,16 +14,18 @@ import numpy as np
 import torch
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
-from nnunet_mamba import registry
+from nnunet_mamba.names import classes
+from nnunet_mamba.names.locate import parse_thresholds
 
 
-def __getattr__(name: str) -> Any:
-    thresholds = registry.parse_thresholds(name)
-    if thresholds is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    made = type(name, (LabelManagerWithThresholds,), {"thresholds": thresholds, "__module__": __name__})
-    globals()[name] = made
-    return made
+def __getattr__(name: str) -> type[LabelManager]:
+    return classes.attribute(__name__, name, _make)
+
+
+def _make(name: str) -> type[LabelManager]:
+    thresholds = parse_thresholds(name)
+    text = f"nnU-Net's label manager with the thresholds {thresholds}"
+    return type(name, (LabelManagerWithThresholds,), {"thresholds": thresholds, "__doc__": text})
 
 
 class LabelManagerWithThresholds(LabelManager):

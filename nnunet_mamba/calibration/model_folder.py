@@ -16,7 +16,6 @@ from nibabel.filebasedimages import ImageFileError
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_mamba import registry
 from nnunet_mamba.calibration.label_manager import count_thresholds, foreground, with_thresholds
 from nnunet_mamba.calibration.scores import over_thresholds, overlap
 from nnunet_mamba.checks import nnunet_folder
@@ -24,6 +23,7 @@ from nnunet_mamba.datasets import dataset_name
 from nnunet_mamba.evaluation.description import describe, ending_of, read_object
 from nnunet_mamba.evaluation.intact import check_intact
 from nnunet_mamba.evaluation.masks import counts_of, files_by_case, shown, whole_numbers
+from nnunet_mamba.names.locate import thresholds_name
 
 STORED = "thresholds.json"
 STOCK_MANAGER = "LabelManager"
@@ -205,7 +205,7 @@ class ModelFolder:
         """Use thresholds in predictions; the name of the label manager that does."""
         if len(thresholds) != count_thresholds(self.labels):
             raise ValueError(f"{len(thresholds)} thresholds; this model has {count_thresholds(self.labels)}")
-        name = registry.thresholds_name(thresholds)
+        name = thresholds_name(thresholds)
         self.set_label_manager(name)
         return name
 

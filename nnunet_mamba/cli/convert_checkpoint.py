@@ -74,7 +74,8 @@ def convert(checkpoint: Path, plans: dict[str, Any], configuration: str, dataset
     from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-    from nnunet_mamba import checkpoints, registry, released
+    from nnunet_mamba import checkpoints, released
+    from nnunet_mamba.names import networks
 
     manager = PlansManager(copy.deepcopy(plans))
     if configuration not in manager.available_configurations:
@@ -95,7 +96,7 @@ def convert(checkpoint: Path, plans: dict[str, Any], configuration: str, dataset
     if dataset is not None:
         _check_dataset(manager, dataset, inputs, outputs)
 
-    record = registry.network(published.network)
+    record = networks.network(published.network)
     kwargs = {k: v for k, v in kwargs.items() if k != "deep_supervision"}
     full = get_network_from_plans(
         record.architecture, kwargs, ["conv_op"], inputs, outputs, allow_init=True, deep_supervision=True
@@ -118,7 +119,7 @@ def convert(checkpoint: Path, plans: dict[str, Any], configuration: str, dataset
         "weights": state,
         "mirroring": mirroring,
         "plans": plans,
-        "trainer": record.no_mamba_trainer if twin else record.trainer,
+        "trainer": (record.twin if twin else record).trainer,
     }
 
 

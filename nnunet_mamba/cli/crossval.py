@@ -82,7 +82,7 @@ def _asked_for(options: argparse.Namespace) -> tuple[tuple[Model, ...], str]:
     """Models and dataset, known to exist or to be plannable, before torch is imported. Raises ValueError."""
     from nnunet_mamba.crossval.models import pair_models, planner_of
     from nnunet_mamba.datasets import check_configuration_name, check_folds, dataset_name
-    from nnunet_mamba.discovery.resolve import check_trainer
+    from nnunet_mamba.names.locate import check_trainer
 
     for name in options.tr:
         check_trainer(name)

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import nnunet_mamba
-from nnunet_mamba import trainer_names
 from nnunet_mamba.checks import NNUNET_FOLDERS
 from nnunet_mamba.crossval.commands import CommandFailedError, StockCommands, environment
+from nnunet_mamba.names import suffixes
 
 if TYPE_CHECKING:
     from nnunet_mamba.crossval.study import Study
@@ -103,7 +103,7 @@ class Demo:
     @property
     def trainers(self) -> list[str]:
         length = {"epochs": self.size["epochs"], "iterations": self.size["iterations"]}
-        return [trainer_names.Variant(name, **length).name for name in NETWORK_TRAINERS]
+        return [suffixes.TrainerName(name, **length).name for name in NETWORK_TRAINERS]
 
     @property
     def commands(self) -> StockCommands:

@@ -7,7 +7,7 @@ import json
 import textwrap
 from typing import Any
 
-from nnunet_mamba import registry, trainer_names
+from nnunet_mamba.names import networks, suffixes
 
 SHOWN_STAGES, SHOWN_CHANNELS, SHOWN_CLASSES = 5, 1, 3
 WIDTH = 100
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Returns 0."""
     if options.cite:
-        entries = dict.fromkeys(n.citation for n in registry.NETWORKS if n.citation)
+        entries = dict.fromkeys(n.citation for n in networks.NETWORKS if n.citation)
         print("\n\n".join(entries))
         return 0
     if options.json:
@@ -33,12 +33,12 @@ def run(options: argparse.Namespace) -> int:
     if options.trainers:
         _print_suffixes()
         return 0
-    for record in registry.NETWORKS:
-        millions, twin = (count_parameters(record, mixer) / 1e6 for mixer in ("mamba", "none"))
+    for record in networks.NETWORKS:
+        millions, twin = (count_parameters(kind) / 1e6 for kind in (record, record.twin))
         print(f"{record.name}: {record.summary}")
         print(f"  train      nnUNetv2_train DATASET 3d_fullres FOLD -tr {record.trainer}")
         print(f"  plan       nnUNetv2_plan_experiment -d DATASET -pl {record.planner}   (then -p {record.plans})")
-        print(f"  control    -tr {record.no_mamba_trainer}")
+        print(f"  control    -tr {record.twin.trainer}")
         print(f"  parameters {millions:.1f} M, without Mamba {twin:.1f} M")
         print(f"  source     {record.paper}{'; ' if record.url else ''}{record.url}\n")
     print(
@@ -54,30 +54,30 @@ def _everything() -> dict[str, Any]:
     from dataset_conversion.command import NAMES
     from nnunet_mamba.planning.recipes import recipe_names
 
-    networks = [
+    described = [
         {
             "name": n.name, "title": n.title, "summary": n.summary, "paper": n.paper, "url": n.url,
             "class": n.architecture, "trainer": n.trainer, "planner": n.planner, "plans": n.plans,
-            "control": {"trainer": n.no_mamba_trainer, "planner": n.no_mamba_planner, "plans": n.no_mamba_plans},
+            "control": {"trainer": n.twin.trainer, "planner": n.twin.planner, "plans": n.twin.plans},
         }
-        for n in registry.NETWORKS
+        for n in networks.NETWORKS
     ]  # fmt: skip
-    suffixes = [{"form": s.form, "meaning": s.meaning} for s in trainer_names.SUFFIXES]
-    return {"networks": networks, "suffixes": suffixes, "recipes": recipe_names(), "datasets": NAMES}
+    meanings = [{"form": s.form, "meaning": s.meaning} for s in suffixes.SUFFIXES]
+    return {"networks": described, "suffixes": meanings, "recipes": recipe_names(), "datasets": NAMES}
 
 
 def _print_suffixes() -> None:
     print("Trainers: nnUNetTrainer (nnU-Net's own network, for comparison)")
-    for name in registry.trainers():
+    for name in networks.trainers():
         print(f"          {name}")
     print("\nSuffixes, any of them, in this order; without them everything is as in nnU-Net:\n")
-    for suffix in trainer_names.SUFFIXES:
+    for suffix in suffixes.SUFFIXES:
         print(textwrap.fill(suffix.form, WIDTH, initial_indent="  ", subsequent_indent="  "))
         print(textwrap.fill(suffix.meaning, WIDTH, initial_indent="      ", subsequent_indent="      "))
     print("\nexample: nnUNetv2_train DATASET 3d_fullres 0 -tr nnUNetTrainerSegMamba_AdamW_bf16_lossClDice_250epochs")
 
 
-def count_parameters(record: registry.Network, mixer: str) -> int:
+def count_parameters(record: networks.Network) -> int:
     """Parameters of the plan-sized network at the shown size, each counted once. Allocates nothing."""
     import torch
 
@@ -86,6 +86,6 @@ def count_parameters(record: registry.Network, mixer: str) -> int:
     with torch.device("meta"):
         network = record.load_architecture()(
             SHOWN_CHANNELS, SHOWN_CLASSES, SHOWN_STAGES, features, torch.nn.Conv3d, 3,
-            [1, *[2] * (SHOWN_STAGES - 1)], mixer=mixer, deep_supervision=True,
+            [1, *[2] * (SHOWN_STAGES - 1)], mixer=record.mixer, deep_supervision=True,
         )  # fmt: skip
     return sum(p.numel() for p in network.parameters())

@@ -85,7 +85,7 @@ def run(options: argparse.Namespace) -> int:
 def _asked_for(options: argparse.Namespace) -> tuple[dict[str, Any], Path]:
     """The grid and the folder of results; said before torch is imported and before any variant is sized."""
     from nnunet_mamba.datasets import check_configuration_name, check_folds, dataset_name, plans_file
-    from nnunet_mamba.discovery.resolve import check_trainer
+    from nnunet_mamba.names.locate import check_trainer
     from nnunet_mamba.planning import grid as grids
 
     grid = grids.load_grid(options.grid)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import product
 
-from nnunet_mamba import registry
+from nnunet_mamba.names import networks
 
 STOCK_PLANNERS = {
     "nnUNetPlans": "ExperimentPlanner",
@@ -50,10 +50,7 @@ def pair_models(trainers: list[str], plans: list[str], configurations: list[str]
 
 def planner_of(plans: str) -> str:
     """Raises ValueError for plans that no known planner writes."""
-    ours = {n.plans: n.planner for n in registry.NETWORKS} | {
-        n.no_mamba_plans: n.no_mamba_planner for n in registry.NETWORKS
-    }
-    known = {**STOCK_PLANNERS, **ours}
+    known = {**STOCK_PLANNERS, **{kind.plans: kind.planner for kind in networks.with_twins()}}
     if plans not in known:
         raise ValueError(
             f"-p {plans}: no such plans yet, and no planner known that writes them; make them first: "

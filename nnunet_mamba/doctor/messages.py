@@ -32,7 +32,7 @@ _OF_TRAININGS = (
     Message(
         "plugin-cannot-be-loaded",
         ("nnunet_mamba cannot be loaded, nnU-Net goes on without it (ImportError: cannot import name 'hook')",
-         "nnunet_mamba's trainers and planners are not known (ImportError: cannot import name 'registry')"),
+         "nnunet_mamba's trainers and planners are not known (ImportError: cannot import name 'locate')"),
         r"nnunet_mamba cannot be loaded|nnunet_mamba's trainers and planners are not known",
         "A file of nnunet-mamba is missing, damaged or of another version, most often after an upgrade that was broken off. nnU-Net "
         "itself works; it does not find our names.",

@@ -7,9 +7,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-from nnunet_mamba import registry
 from nnunet_mamba.discovery.hook import install
 from nnunet_mamba.doctor.finding import NOTE, OK, PROBLEM, Finding
+from nnunet_mamba.names import networks
+from nnunet_mamba.names.locate import locate
 
 AREA = "discovery"
 LIMIT_S = 300
@@ -49,8 +50,8 @@ def _here() -> dict[str, str]:
     from nnunet_mamba.discovery.resolve import load
 
     found = {}
-    for name in registry.class_names():
-        place = registry.locate(name)
+    for name in networks.class_names():
+        place = locate(name)
         try:
             found[name] = "found" if place is not None and load(place).__name__ == name else "missing"
         except Exception as error:  # a doctor reports whatever went wrong
@@ -60,7 +61,7 @@ def _here() -> dict[str, str]:
 
 def _fresh() -> dict[str, str]:
     """As nnUNetv2_train would: a new interpreter that imports nnunetv2 and nothing of ours"""
-    names = list(registry.class_names())
+    names = list(networks.class_names())
     # quiet where paths are not set: that is another finding
     environment = {**dict.fromkeys(("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"), os.devnull), **os.environ}
     try:

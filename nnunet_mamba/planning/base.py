@@ -13,11 +13,11 @@ from typing import Any, ClassVar
 
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 
-from nnunet_mamba.architectures.plan_keywords import architecture_for
 from nnunet_mamba.checks import check_labels
 from nnunet_mamba.memory.training_step import StepMemory
+from nnunet_mamba.names.architecture_entry import architecture_for
+from nnunet_mamba.names.networks import Network
 from nnunet_mamba.planning.estimate import architecture_memory, budget_bytes, card_gigabytes
-from nnunet_mamba.registry import Network
 
 STOCK_PLANS = "nnUNetPlans"
 STOCK_PREPROCESSOR = "DefaultPreprocessor"
@@ -39,7 +39,6 @@ class nnUNetPlannerMamba(ExperimentPlanner):
     """Subclasses name a network; its record says how wide it is planned."""
 
     mamba_network: ClassVar[Network]
-    mixer: ClassVar[str] = "mamba"
 
     def __init__(
         self,
@@ -84,7 +83,7 @@ class nnUNetPlannerMamba(ExperimentPlanner):
 
     @classmethod
     def default_plans_name(cls) -> str:
-        return cls.mamba_network.plans if cls.mixer == "mamba" else cls.mamba_network.no_mamba_plans
+        return cls.mamba_network.plans
 
     def generate_data_identifier(self, configuration_name: str) -> str:
         """Share nnU-Net's preprocessed data where the preprocessing is the same: no second copy per network."""
@@ -137,9 +136,7 @@ class nnUNetPlannerMamba(ExperimentPlanner):
         """nnU-Net's configuration with our network in it."""
         self._smallest = math.inf
         plan = super().get_plans_for_configuration(*args, **kwargs)
-        plan["architecture"] = architecture_for(
-            self.mamba_network, plan["architecture"], self.mixer, plan["patch_size"]
-        )
+        plan["architecture"] = architecture_for(self.mamba_network, plan["architecture"], plan["patch_size"])
         return plan
 
     def static_estimate_VRAM_usage(  # type: ignore[override]  # noqa: N802  nnU-Net's name; it calls it on the object
@@ -163,7 +160,7 @@ class nnUNetPlannerMamba(ExperimentPlanner):
         if growing > SURELY * self.budget:
             return growing
         planned = {"network_class_name": arch_class_name, "arch_kwargs": arch_kwargs}
-        architecture = architecture_for(self.mamba_network, planned, self.mixer, patch_size)
+        architecture = architecture_for(self.mamba_network, planned, patch_size)
         memory = self._memory_of(architecture, patch_size)
         batch = memory.largest_batch(patch_size, self.budget)
         if batch >= self.UNet_min_batch_size:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nnunet_mamba import registry
-from nnunet_mamba.architectures.plan_keywords import architecture_for
+from nnunet_mamba.names import networks
+from nnunet_mamba.names.architecture_entry import architecture_for
 from nnunet_mamba.planning.configurations import MOST_FEATURES, DatasetPlans, gigabytes, topology
 from nnunet_mamba.planning.estimate import budget_bytes
 from nnunet_mamba.planning.recipe_format import check_recipe
@@ -23,7 +23,7 @@ class Merged:
     """A recipe in a dataset's plans: the configuration's name and content, its estimated bytes, what to look at."""
 
     name: str
-    network: registry.Network
+    network: networks.Network
     configuration: dict[str, Any]
     memory: int
     remarks: tuple[str, ...]
@@ -36,7 +36,7 @@ def merge(recipe: Mapping[str, Any], plans: DatasetPlans, budget_gb: float | Non
     dim = len(parent["patch_size"])
     patch = plans.in_plan_order(recipe["patch_size"], dim)
     architecture = architecture_for(
-        network, {"network_class_name": "", "arch_kwargs": _topology(recipe, network, patch, parent)}, "mamba", patch
+        network, {"network_class_name": "", "arch_kwargs": _topology(recipe, network, patch, parent)}, patch
     )
     step = total_stride(architecture["arch_kwargs"]["strides"])
     if any(p % s for p, s in zip(patch, step, strict=True)):
@@ -85,7 +85,7 @@ def preview(merged: Merged, recipe: Mapping[str, Any], plans: DatasetPlans) -> s
 
 
 def _topology(
-    recipe: Mapping[str, Any], network: registry.Network, patch: list[int], parent: Mapping[str, Any]
+    recipe: Mapping[str, Any], network: networks.Network, patch: list[int], parent: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The recipe's own stages, or nnU-Net's for this patch at the recipe's widths"""
     dim = len(patch)

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from nnunet_mamba import trainer_names
 from nnunet_mamba.datasets import read_json
+from nnunet_mamba.names import suffixes
 from nnunet_mamba.planning.recipe_format import (
     MOST_BATCH,
     MOST_VOXELS,
@@ -68,7 +68,7 @@ def variants(grid: Mapping[str, Any]) -> int:
 
 def _is_loss(value: Any) -> bool:
     return isinstance(value, str) and (
-        value in trainer_names.LOSSES or trainer_names.DICE_CE_WEIGHTS.fullmatch(value) is not None
+        value in suffixes.LOSSES or suffixes.DICE_CE_WEIGHTS.fullmatch(value) is not None
     )
 
 
@@ -81,7 +81,7 @@ ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "batch_size": (lambda v: is_whole(v, MOST_BATCH), f"whole numbers > 0, at most {MOST_BATCH}"),
     "foreground_oversampling": (_is_share, "a share between 0 and 1"),
     "initial_lr": (lambda v: is_number(v) and 1e-9 <= v <= 100, "a number from 1e-9 to 100"),
-    "loss": (_is_loss, f"one of {', '.join(trainer_names.LOSSES)}, or weights like Dice1CE2"),
+    "loss": (_is_loss, f"one of {', '.join(suffixes.LOSSES)}, or weights like Dice1CE2"),
 }
 """What a single value of each setting may be, and that in words"""
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nnunet_mamba import registry
+from nnunet_mamba.names import networks
 
 NAME = re.compile(r"[A-Za-z0-9](?:_?[A-Za-z0-9.-])*")
 MOST_LETTERS, MOST_VOXELS, MOST_BATCH, MOST_STAGES, MOST_WIDTH = 100, 1024, 1024, 10, 4096
@@ -80,7 +80,7 @@ RECIPE = (
     Field("purpose", "what it is for, shown by `nnunet-mamba plan-from-recipe`", "a text", _is_text, needed=False),
     Field("source", "where the numbers are from", "a text", _is_text),
     Field("differs", "what differs from the source, shown in the preview", "a list of texts", _are_texts),
-    Field("network", "one of our networks", f"one of {', '.join(n.name for n in registry.NETWORKS)}", _is_text),
+    Field("network", "one of our networks", f"one of {', '.join(n.name for n in networks.NETWORKS)}", _is_text),
     Field("configuration", "name of the new configuration in the plans", NAMES, is_name),
     Field("inherits_from", "configuration of the plans that gives spacing, normalization and all else", NAMES, is_name),
     Field("patch_size", "voxels along x y z of the image (2d: along x y of a slice)",
@@ -110,7 +110,7 @@ DEMO_PART = (
 )
 
 
-def check_recipe(recipe: Mapping[str, Any]) -> registry.Network:
+def check_recipe(recipe: Mapping[str, Any]) -> networks.Network:
     """The recipe's network. Raises ValueError naming what is missing, unknown, or of another kind."""
     what = f"recipe {_short(recipe.get('name', '?'))}"
     _check(recipe, RECIPE, what, "not a recipe for plans")
@@ -130,7 +130,7 @@ def check_recipe(recipe: Mapping[str, Any]) -> registry.Network:
         too_much = [key for key in ("base_features", "max_features") if key in recipe]
         if too_much:
             raise ValueError(f"{what}: {', '.join(too_much)}: topology has the widths already; leave one of them out")
-    return registry.network(recipe["network"])
+    return networks.network(recipe["network"])
 
 
 def check_demo(recipe: Mapping[str, Any]) -> None:

@@ -13,8 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nnunet_mamba import markdown, registry, trainer_names
+from nnunet_mamba import markdown
 from nnunet_mamba.checks import has_regions
+from nnunet_mamba.names import networks, suffixes
+from nnunet_mamba.names.locate import STOCK_TRAINER, locate
 from nnunet_mamba.planning.configurations import DatasetPlans, for_patch, gigabytes
 from nnunet_mamba.planning.grid import SETTINGS
 
@@ -46,7 +48,7 @@ def derive(grid: Mapping[str, Any], plans: DatasetPlans) -> Sweep:
     parent_name = grid["configuration"]
     parent = plans.configuration(parent_name)
     dim = len(parent["patch_size"])
-    base = trainer_names.parse(grid["trainer"]) or trainer_names.Variant(grid["trainer"])
+    base = suffixes.parse(grid["trainer"]) or suffixes.TrainerName(grid["trainer"])
     given = {key: grid.get(key, [None]) for key in SETTINGS}
     _check_loss(given["loss"], plans)
     configurations: dict[str, dict[str, Any]] = {}
@@ -69,10 +71,10 @@ def derive(grid: Mapping[str, Any], plans: DatasetPlans) -> Sweep:
             else settings["foreground_oversampling"],
             loss=base.loss if settings["loss"] is None else settings["loss"],
         ).name  # fmt: skip
-        if registry.locate(trainer) is None and trainer != registry.STOCK_TRAINER:
+        if locate(trainer) is None and trainer != STOCK_TRAINER:
             raise ValueError(
                 f"trainer {trainer!r} is not ours, so its settings cannot be varied; expected nnUNetTrainer or one of "
-                f"{', '.join(registry.trainers())}, with or without _5epochs"
+                f"{', '.join(networks.trainers())}, with or without _5epochs"
             )
         variants.append(Variant(name, trainer, {k: v for k, v in settings.items() if v is not None}, memory[name]))
     _check_names(variants)
@@ -120,7 +122,7 @@ def results_table(sweep: Sweep, folders: Sequence[Path], folds: Sequence[str]) -
 
 
 def _check_loss(losses: Sequence[str | None], plans: DatasetPlans) -> None:
-    refused = [loss for loss in losses if loss in trainer_names.LABELS_ONLY]
+    refused = [loss for loss in losses if loss in suffixes.LABELS_ONLY]
     if refused and has_regions(plans.dataset_json["labels"]):
         raise ValueError(
             f"loss {', '.join(refused)}: nnU-Net has it for exclusive labels only; this dataset has regions"

@@ -1,4 +1,4 @@
-"""The base of our networks' trainers: nnU-Net's training, made safe, with the network taken from the registry.
+"""The base of our networks' trainers: nnU-Net's training, made safe, with one of our networks.
 
 The recipe (loss, optimiser, augmentation, schedule) is nnU-Net's, so that a comparison with `nnUNetTrainer` compares
 networks; only the weight decay leaves out what it would harm (`parameter_groups`).
@@ -13,9 +13,9 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
-from nnunet_mamba.architectures.plan_keywords import architecture_for
 from nnunet_mamba.checks import check_configuration, check_labels
-from nnunet_mamba.registry import Network
+from nnunet_mamba.names.architecture_entry import architecture_for
+from nnunet_mamba.names.networks import Network
 from nnunet_mamba.trainers.parameter_groups import undecayed
 from nnunet_mamba.trainers.safe import SafeTrainer
 
@@ -26,7 +26,6 @@ class nnUNetTrainerMamba(SafeTrainer):
     """Subclasses name a network; works with that network's plans and with any plan of nnU-Net's own planners."""
 
     mamba_network: ClassVar[Network]
-    mixer: ClassVar[str] = "mamba"
 
     def _set_values(self) -> None:
         strides = self.configuration_manager.network_arch_init_kwargs["strides"]
@@ -53,7 +52,6 @@ class nnUNetTrainerMamba(SafeTrainer):
         architecture = architecture_for(
             cls.mamba_network,
             configuration_manager.configuration["architecture"],
-            cls.mixer,
             configuration_manager.patch_size,
         )
         network = get_network_from_plans(

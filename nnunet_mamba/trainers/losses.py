@@ -15,7 +15,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from skimage.morphology import dilation, skeletonize
 from torch import Tensor, nn
 
-from nnunet_mamba.trainer_names import DICE_CE_WEIGHTS, LABELS_ONLY
+from nnunet_mamba.names.suffixes import DICE_CE_WEIGHTS, LABELS_ONLY
 
 STOCK_TOPK = "nnunetv2.training.nnUNetTrainer.variants.loss.nnUNetTrainerTopkLoss"
 TOPK_TRAINERS = {"TopK10": "nnUNetTrainerTopk10Loss", "DiceTopK10": "nnUNetTrainerDiceTopK10Loss"}

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
-from nnunet_mamba.trainer_names import PRECISIONS
+from nnunet_mamba.names.suffixes import PRECISIONS
 
 VARIABLE = "nnUNet_mamba_precision"
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}

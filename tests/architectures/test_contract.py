@@ -17,16 +17,16 @@ from hypothesis import strategies as st
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import Tensor, nn
 
-from nnunet_mamba import registry
 from nnunet_mamba.architectures.segmamba import SegMamba
 from nnunet_mamba.blocks.mamba import Mamba, MambaLayer
+from nnunet_mamba.names import networks
 from tests.ops.cases import relative_error
 
-NETWORKS = [(record, mixer) for record in registry.NETWORKS for mixer in ("mamba", "none")]
+NETWORKS = [(record, mixer) for record in networks.NETWORKS for mixer in ("mamba", "none")]
 EXAM = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 MAX_VOXELS = 4096
 every_network = pytest.mark.parametrize(
-    ("record", "mixer"), NETWORKS, ids=lambda v: v.name if isinstance(v, registry.Network) else v
+    ("record", "mixer"), NETWORKS, ids=lambda v: v.name if isinstance(v, networks.Network) else v
 )
 
 
@@ -68,7 +68,7 @@ def plans(draw: st.DrawFn) -> Plan:
 
 
 def build(
-    record: registry.Network, mixer: str, plan: Plan, deep_supervision: bool = True, classes: int = 3
+    record: networks.Network, mixer: str, plan: Plan, deep_supervision: bool = True, classes: int = 3
 ) -> nn.Module:
     kwargs = {**plan.kwargs, "mixer": mixer}
     if record.patch_sized:
@@ -82,7 +82,7 @@ def build(
 @every_network
 @EXAM
 @given(plan=plans())
-def test_outputs_and_gradients(record: registry.Network, mixer: str, plan: Plan) -> None:
+def test_outputs_and_gradients(record: networks.Network, mixer: str, plan: Plan) -> None:
     network = build(record, mixer, plan)
     x = torch.randn(2, plan.channels, *plan.patch)
     outputs = network(x)
@@ -105,7 +105,7 @@ def test_outputs_and_gradients(record: registry.Network, mixer: str, plan: Plan)
 @every_network
 @EXAM
 @given(plan=plans())
-def test_checkpoints_do_not_depend_on_deep_supervision(record: registry.Network, mixer: str, plan: Plan) -> None:
+def test_checkpoints_do_not_depend_on_deep_supervision(record: networks.Network, mixer: str, plan: Plan) -> None:
     with_heads, without = build(record, mixer, plan, True), build(record, mixer, plan, False)
     without.load_state_dict(with_heads.state_dict(), strict=True)
     with_heads.load_state_dict(without.state_dict(), strict=True)
@@ -118,8 +118,8 @@ def test_checkpoints_do_not_depend_on_deep_supervision(record: registry.Network,
     assert all(other[k].shape == v.shape for k, v in without.state_dict().items() if ".seg_layers." not in k)
 
 
-@pytest.mark.parametrize("record", registry.NETWORKS, ids=lambda r: r.name)
-def test_feature_map_size_scales_with_the_patch(record: registry.Network) -> None:
+@pytest.mark.parametrize("record", networks.NETWORKS, ids=lambda r: r.name)
+def test_feature_map_size_scales_with_the_patch(record: networks.Network) -> None:
     plan = Plan(
         {"n_stages": 4, "features_per_stage": [4, 8, 8, 8], "conv_op": "torch.nn.modules.conv.Conv3d",
          "kernel_sizes": 3, "strides": [1, 2, 2, 2]}, (32, 32, 32), 1,
@@ -205,7 +205,7 @@ def _plan(dim: int, n_stages: int = 3, edge: int = 8) -> Plan:
 
 
 @every_network
-def test_float64_and_compilation(record: registry.Network, mixer: str) -> None:
+def test_float64_and_compilation(record: networks.Network, mixer: str) -> None:
     plan = _plan(3 if mixer == "mamba" else 2)
     network = build(record, mixer, plan).double()
     x = torch.randn(1, 1, *plan.patch).double()
@@ -225,7 +225,7 @@ def test_float64_and_compilation(record: registry.Network, mixer: str) -> None:
 
 @every_network
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_autocast_is_finite_and_close(record: registry.Network, mixer: str, dtype: torch.dtype) -> None:
+def test_autocast_is_finite_and_close(record: networks.Network, mixer: str, dtype: torch.dtype) -> None:
     plan = _plan(2, edge=32)
     plan.kwargs["features_per_stage"] = [32, 64, 64]
     network = build(record, mixer, plan, deep_supervision=False)
@@ -240,7 +240,7 @@ def test_autocast_is_finite_and_close(record: registry.Network, mixer: str, dtyp
 
 
 @every_network
-def test_initialize_touches_convolutions_only(record: registry.Network, mixer: str) -> None:
+def test_initialize_touches_convolutions_only(record: networks.Network, mixer: str) -> None:
     network = build(record, mixer, _plan(3))
     before = {k: v.clone() for k, v in network.state_dict().items()}
     network.apply(network.initialize)
@@ -257,7 +257,7 @@ def test_initialize_touches_convolutions_only(record: registry.Network, mixer: s
 
 
 @every_network
-def test_twin_has_no_mamba_and_the_network_has(record: registry.Network, mixer: str) -> None:
+def test_twin_has_no_mamba_and_the_network_has(record: networks.Network, mixer: str) -> None:
     for dim in (2, 3):
         for n_stages in (2, 4):
             network = build(record, mixer, _plan(dim, n_stages, 16))
@@ -265,7 +265,7 @@ def test_twin_has_no_mamba_and_the_network_has(record: registry.Network, mixer: 
 
 
 @every_network
-def test_wrong_patch_is_refused_with_sizes_that_work(record: registry.Network, mixer: str) -> None:
+def test_wrong_patch_is_refused_with_sizes_that_work(record: networks.Network, mixer: str) -> None:
     network = build(record, mixer, _plan(3))
     with pytest.raises(ValueError, match=r"Use \(8, 12, 8\) or \(12, 12, 12\)"):
         network(torch.randn(1, 1, 10, 12, 9))
@@ -282,14 +282,14 @@ FROZEN = json.loads((Path(__file__).parent / "frozen_outputs.json").read_text())
 
 @every_network
 @pytest.mark.parametrize("dim", [2, 3])
-def test_frozen_output(record: registry.Network, mixer: str, dim: int) -> None:
+def test_frozen_output(record: networks.Network, mixer: str, dim: int) -> None:
     assert frozen_output(record, mixer, dim) == pytest.approx(
         FROZEN[f"{record.name} {mixer} {dim}d"], rel=FROZEN_TOLERANCE
     )
 
 
 @every_network
-def test_frozen_output_notices_a_small_change(record: registry.Network, mixer: str) -> None:
+def test_frozen_output_notices_a_small_change(record: networks.Network, mixer: str) -> None:
     def change(module: nn.Module) -> None:
         if isinstance(getattr(module, "eps", None), float):
             module.eps *= 1.5  # type: ignore[operator]
@@ -299,7 +299,7 @@ def test_frozen_output_notices_a_small_change(record: registry.Network, mixer: s
 
 
 def frozen_output(
-    record: registry.Network, mixer: str, dim: int, change: Callable[[nn.Module], None] = lambda module: None
+    record: networks.Network, mixer: str, dim: int, change: Callable[[nn.Module], None] = lambda module: None
 ) -> float:
     """To record: python -m tests.architectures.record_frozen_outputs"""
     network = build(record, mixer, _plan(dim, 4, 16), deep_supervision=False).double().eval()

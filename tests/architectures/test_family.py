@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import nn
 
-from nnunet_mamba import registry
 from nnunet_mamba.architectures.lightmunet import LightMUNet
 from nnunet_mamba.architectures.mamba_encoder import MambaEncoder, stage_kinds
 from nnunet_mamba.architectures.segmamba import SegMamba, weigh_by_uncertainty
@@ -17,6 +16,7 @@ from nnunet_mamba.architectures.segmamba_v2 import AxesMamba, SegMambaV2
 from nnunet_mamba.architectures.umamba import ChannelTokens, UMambaBot, UMambaEnc
 from nnunet_mamba.blocks.convolutions import GroupNorm, InstanceNorm3d
 from nnunet_mamba.blocks.mamba import Mamba, MambaLayer
+from nnunet_mamba.names import networks
 from tests.ops.cases import relative_error
 
 
@@ -54,8 +54,8 @@ def test_umamba_scans_channels_where_voxels_are_few() -> None:
         UMambaEnc(1, 2, **_sizes(3, 4), patch_size=(20, 16, 16))
 
 
-@pytest.mark.parametrize("record", registry.NETWORKS, ids=lambda r: r.name)
-def test_no_convolution_strides_over_one_voxel(record: registry.Network) -> None:
+@pytest.mark.parametrize("record", networks.NETWORKS, ids=lambda r: r.name)
+def test_no_convolution_strides_over_one_voxel(record: networks.Network) -> None:
     """Its gradient corrupts memory with oneDNN on AVX512, 12 to 20 channels, channels last (torch 2.15)."""
     module, name = record.architecture.rsplit(".", 1)
     network = getattr(importlib.import_module(module), name)(1, 2, **_sizes(2, 4))

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from nnunet_mamba import registry
+from nnunet_mamba.names import networks
 from tests.architectures.test_contract import _plan, build
 
 # LightM-UNet computes in float32 whatever autocast says
-HALF = [record for record in registry.NETWORKS if record.name != "LightMUNet"]
+HALF = [record for record in networks.NETWORKS if record.name != "LightMUNet"]
 NOT_NORMALISED = 3e4
 
 
@@ -34,7 +34,7 @@ class Graphs:
 
 @pytest.mark.parametrize("deep_supervision", [False, True])
 @pytest.mark.parametrize("record", HALF, ids=lambda r: r.name)
-def test_overflow_falls_back_eager_and_compiled(record: registry.Network, deep_supervision: bool) -> None:
+def test_overflow_falls_back_eager_and_compiled(record: networks.Network, deep_supervision: bool) -> None:
     torch._dynamo.reset()
     torch.manual_seed(0)
     network = build(record, "mamba", _plan(3, edge=16), deep_supervision=deep_supervision).eval()
@@ -53,7 +53,7 @@ def test_overflow_falls_back_eager_and_compiled(record: registry.Network, deep_s
 
 
 def test_what_is_no_number_for_other_reasons_stays_so() -> None:
-    network = build(registry.network("SegMamba"), "mamba", _plan(3, edge=16), deep_supervision=False).eval()
+    network = build(networks.network("SegMamba"), "mamba", _plan(3, edge=16), deep_supervision=False).eval()
     broken = torch.full((1, 1, 16, 16, 16), torch.nan)
     assert _predicted(network, broken).isnan().all()
 
@@ -61,7 +61,7 @@ def test_what_is_no_number_for_other_reasons_stays_so() -> None:
 def test_training_does_not_ask() -> None:
     """There the loss scale and the trainer's sentinel see to it; the question would break the graph of every step."""
     torch.manual_seed(0)
-    network = build(registry.network("SegMamba"), "mamba", _plan(3, edge=16), deep_supervision=False)
+    network = build(networks.network("SegMamba"), "mamba", _plan(3, edge=16), deep_supervision=False)
     network.apply(network.initialize)
     image = torch.randn(1, 1, 16, 16, 16) * NOT_NORMALISED
     assert _predicted(network, image).isfinite().all()

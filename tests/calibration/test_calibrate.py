@@ -14,9 +14,9 @@ import torch
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_mamba import registry
 from nnunet_mamba.calibration import label_manager
 from nnunet_mamba.cli.main import main
+from nnunet_mamba.names.locate import parse_thresholds, thresholds_name
 from tests.stock_plans import DATASET_JSON, stock_plans
 
 DATASET, MODEL = "Dataset999_Test", "nnUNetTrainerSegMamba__nnUNetPlans__3d_fullres"
@@ -96,7 +96,7 @@ def test_choose_apply_remove(folders: Path, capsys: pytest.CaptureFixture[str], 
 @pytest.mark.parametrize("kind", [torch.Tensor, np.ndarray])
 def test_one_half_is_nnunets_own(dataset_json: dict[str, Any], kind: type) -> None:
     stock = LabelManager(dataset_json["labels"], dataset_json.get("regions_class_order"))
-    made = getattr(label_manager, registry.thresholds_name((0.5,) * label_manager.count_thresholds(stock)))
+    made = getattr(label_manager, thresholds_name((0.5,) * label_manager.count_thresholds(stock)))
     ours = made(dataset_json["labels"], dataset_json.get("regions_class_order"))
     logits = torch.randn(2, 9, 8, 7)
     given = logits.numpy() if kind is np.ndarray else logits
@@ -173,11 +173,11 @@ def test_what_cannot_be_calibrated(
 
 
 def test_names_hold_thresholds() -> None:
-    assert registry.parse_thresholds(registry.thresholds_name((0.42, 0.5))) == (0.42, 0.5)
+    assert parse_thresholds(thresholds_name((0.42, 0.5))) == (0.42, 0.5)
     for name in ("LabelManager", "LabelManagerThresholds", "LabelManagerThresholds_1000", "LabelManagerThresholds_x"):
-        assert registry.parse_thresholds(name) is None
+        assert parse_thresholds(name) is None
     with pytest.raises(ValueError, match="expected numbers between 0 and 1"):
-        registry.thresholds_name((0.0,))
+        thresholds_name((0.0,))
 
 
 def test_thresholds_of_another_dataset_are_refused(folders: Path) -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from nnunet_mamba import registry
 from nnunet_mamba.cli import main as cli
 from nnunet_mamba.cli.demo import Demo
+from nnunet_mamba.names.locate import locate
 from nnunet_mamba.planning.recipes import load_recipe
 from nnunet_mamba.version import __version__
 
@@ -76,7 +76,7 @@ def test_demo_needs_five_cases(tmp_path: Path, capsys: pytest.CaptureFixture[str
 def test_demo_trains_trainers_that_exist(tmp_path: Path, epochs: int) -> None:
     recipe = {"cpu": {"epochs": epochs, "iterations": 2}}
     demo = Demo(tmp_path, "Dataset004_Hippocampus", tmp_path, "cpu", recipe)
-    assert all(registry.locate(name) is not None for name in demo.trainers)
+    assert all(locate(name) is not None for name in demo.trainers)
 
 
 WRONG = {

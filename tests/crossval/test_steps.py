@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from nnunet_mamba import registry
 from nnunet_mamba.cli import main as cli
 from nnunet_mamba.crossval.evidence import Probabilities, is_fresh
 from nnunet_mamba.crossval.models import Model, pair_models, planner_of
@@ -24,6 +23,7 @@ from nnunet_mamba.crossval.steps import (
     with_previous_stages,
 )
 from nnunet_mamba.crossval.study import Study
+from nnunet_mamba.names import networks
 from tests.crossval.conftest import CASES, choose, finish_fold, write_plans
 
 
@@ -154,9 +154,9 @@ def test_every_known_plan_has_its_planner(plans: str) -> None:
 
 
 def test_all_of_our_plans_are_known() -> None:
-    for network in registry.NETWORKS:
+    for network in networks.NETWORKS:
         assert planner_of(network.plans) == network.planner
-        assert planner_of(network.no_mamba_plans) == network.no_mamba_planner
+        assert planner_of(network.twin.plans) == network.twin.planner
     with pytest.raises(ValueError, match="-p myPlans: no such plans yet, and no planner known that writes them"):
         planner_of("myPlans")
 

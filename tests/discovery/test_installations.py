@@ -141,7 +141,7 @@ def test_start_up_imports_nothing_of_ours(environment: Environment, wheel: Path)
         ("__init__.py", "RuntimeError('out of order')"),
         ("discovery/hook.py", "OSError(5, 'disk')"),
         ("discovery/resolve.py", "ImportError('no name')"),
-        ("registry.py", "SyntaxError('half a file')"),
+        ("names/networks.py", "SyntaxError('half a file')"),
     ],
 )
 def test_whatever_is_wrong_with_us_nnunet_is_imported(

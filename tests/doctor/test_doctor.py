@@ -15,10 +15,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from nnunet_mamba import registry
 from nnunet_mamba.cli import main as cli
 from nnunet_mamba.doctor import backends, installation, machine, names
 from nnunet_mamba.doctor.finding import NOTE, OK, PROBLEM, Finding
+from nnunet_mamba.names import networks
 from nnunet_mamba.ops import backends as ops_backends
 from nnunet_mamba.ops import self_test
 from nnunet_mamba.ops.backends import load as load_backend
@@ -59,7 +59,7 @@ def test_a_healthy_installation_as_text_and_json(folders: Path, capsys: pytest.C
 def test_text_shows_problems_with_what_to_type(
     folders: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(names, "_fresh", lambda: dict.fromkeys(registry.class_names(), "found"))
+    monkeypatch.setattr(names, "_fresh", lambda: dict.fromkeys(networks.class_names(), "found"))
     monkeypatch.delenv("nnUNet_raw")
     assert cli.main(["doctor"]) == 1
     text = capsys.readouterr().out
@@ -130,10 +130,10 @@ def test_discovery_turned_off_or_broken(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("NNUNET_MAMBA_AUTOLOAD", "0")
     lost = _named(names.findings(), "a fresh process")
     assert lost.state == PROBLEM
-    count = len(registry.class_names())
+    count = len(networks.class_names())
     assert f"{count} of {count} names are not found" in lost.text
     assert _named(iter([f for f in names.findings() if f.name == "start-up file"]), "start-up file").remedy
-    monkeypatch.setattr(names.registry, "locate", lambda name: None)
+    monkeypatch.setattr(names, "locate", lambda name: None)
     assert _named(names.findings(), "this process").state == PROBLEM
 
 

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from nnunet_mamba import registry
 from nnunet_mamba.cli import main as cli
 from nnunet_mamba.cli.main import VERBS
 from nnunet_mamba.doctor import names
 from nnunet_mamba.doctor.messages import MESSAGES, Message, explain
+from nnunet_mamba.names import networks
+from nnunet_mamba.names.locate import locate
 
 EVERY_LINE = [(m, line) for m in MESSAGES for line in m.examples]
 HARMLESS = """2026-01-01 10:00:00: Epoch 17
@@ -78,9 +79,9 @@ def test_remedies_name_what_exists(message: Message) -> None:
     verbs = re.findall(r"`nnunet-mamba ([a-z-]+)", message.remedy)
     assert set(verbs) <= set(VERBS)
     for trainer in re.findall(r"nnUNetTrainer\w+", message.remedy):
-        assert registry.locate(trainer) is not None
+        assert locate(trainer) is not None
     for planner in re.findall(r"nnUNetPlanner\w+", message.remedy):
-        assert registry.locate(planner) is not None
+        assert locate(planner) is not None
 
 
 def test_the_text_of_nnunet_has_not_changed() -> None:
@@ -137,7 +138,7 @@ def test_exit_codes_are_the_same_as_json(capsys: pytest.CaptureFixture[str], mon
     assert json.loads(capsys.readouterr().out) == []
     assert cli.main(["doctor", "--explain", "CUDA out of memory", "--json"]) == 0
     capsys.readouterr()
-    monkeypatch.setattr(names, "_fresh", lambda: dict.fromkeys(registry.class_names(), "found"))
+    monkeypatch.setattr(names, "_fresh", lambda: dict.fromkeys(networks.class_names(), "found"))
     monkeypatch.delenv("nnUNet_raw", raising=False)
     assert cli.main(["doctor", "--json"]) == 1
     report = json.loads(capsys.readouterr().out)

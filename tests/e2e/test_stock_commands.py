@@ -13,7 +13,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from nnunet_mamba import registry
+from nnunet_mamba.names import networks
 from tests.e2e.conftest import CASES, Workspace
 
 pytestmark = pytest.mark.slow
@@ -87,8 +87,8 @@ def test_our_trainer_follows_stock_plans_and_the_stock_trainer_ours(hippocampus:
     assert any(key.endswith("A_s_log") for key in stock["network_weights"]), "the plan names SegMamba"
 
 
-@pytest.mark.parametrize("record", registry.NETWORKS[1:], ids=lambda r: r.name)
-def test_every_network_trains_and_predicts(record: registry.Network, hippocampus: Workspace, tmp_path: Path) -> None:
+@pytest.mark.parametrize("record", networks.NETWORKS[1:], ids=lambda r: r.name)
+def test_every_network_trains_and_predicts(record: networks.Network, hippocampus: Workspace, tmp_path: Path) -> None:
     trainer = record.trainer + BRIEF
     hippocampus.train("3d_fullres", 0, trainer, "-p", STOCK)
     checkpoint = hippocampus.model(trainer, STOCK, "3d_fullres") / "fold_0" / "checkpoint_final.pth"

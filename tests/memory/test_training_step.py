@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from nnunet_mamba import registry
-from nnunet_mamba.architectures.plan_keywords import architecture_for
 from nnunet_mamba.benchmarks import memory as benchmark
 from nnunet_mamba.memory.training_step import CPU, CUDA, Device, Moment, StepMemory, step_memory, trace_step
+from nnunet_mamba.names import networks
+from nnunet_mamba.names.architecture_entry import architecture_for
 from nnunet_mamba.planning.estimate import architecture_memory, nnunet_loss
 from tests.stock_plans import stock_architecture
 
@@ -44,20 +44,20 @@ def test_one_convolution_by_hand() -> None:
     assert allocations.peak == pytest.approx(backward, rel=0.001)
 
 
-def _builder(record: registry.Network, mixer: str, dim: int, patch: tuple[int, ...]) -> Callable[[], nn.Module]:
-    planned = architecture_for(record, stock_architecture(dim), mixer, patch)
+def _builder(record: networks.Network, mixer: str, dim: int, patch: tuple[int, ...]) -> Callable[[], nn.Module]:
+    planned = architecture_for(record if mixer == "mamba" else record.twin, stock_architecture(dim), patch)
     kwargs = {**planned["arch_kwargs"], "conv_op": nn.Conv3d if dim == 3 else nn.Conv2d}
     return lambda: record.load_architecture()(2, 3, deep_supervision=True, **kwargs)
 
 
 # float16 is what is planned with; of the others two networks, one of them with float32 regions
-PRECISIONS = [(record, name) for record in registry.NETWORKS for name in sorted(AUTOCAST)
+PRECISIONS = [(record, name) for record in networks.NETWORKS for name in sorted(AUTOCAST)
               if name == "float16" or record.name in ("SegMamba", "LightMUNet")]  # fmt: skip
 
 
 @pytest.mark.parametrize("mixer", ["mamba", "none"])
 @pytest.mark.parametrize(("record", "precision"), PRECISIONS, ids=lambda p: getattr(p, "name", p))
-def test_scaled_peak_is_that_of_a_trace(record: registry.Network, mixer: str, precision: str) -> None:
+def test_scaled_peak_is_that_of_a_trace(record: networks.Network, mixer: str, precision: str) -> None:
     for dim, patch, other in ((3, (32, 48, 32), (64, 32, 96)), (2, (96, 64), (128, 256))):
         device = AUTOCAST[precision]
         build = _builder(record, mixer, dim, patch)
@@ -71,7 +71,7 @@ def test_scaled_peak_is_that_of_a_trace(record: registry.Network, mixer: str, pr
 
 
 def test_half_precision_takes_less_and_more_mamba_more() -> None:
-    record = registry.network("SegMamba")
+    record = networks.network("SegMamba")
     patch = (32, 32, 32)
     peaks = {
         (mixer, name): step_memory(_builder(record, mixer, 3, patch), nnunet_loss(2), 2, patch, device).peak(2, patch)
@@ -115,7 +115,7 @@ def test_largest_batch_is_the_largest_that_fits(lines: list[tuple[float, float]]
 
 
 def test_the_garbage_collector_changes_nothing() -> None:
-    architecture = architecture_for(registry.network("SegMamba"), stock_architecture(3), "mamba")
+    architecture = architecture_for(networks.network("SegMamba"), stock_architecture(3))
     threshold = gc.get_threshold()
     peaks = []
     for often in (threshold, (1, 1, 1)):  # as usual, and at every allocation
@@ -130,7 +130,7 @@ def test_the_garbage_collector_changes_nothing() -> None:
 
 def test_estimates_do_not_depend_on_threads_and_leave_no_trace() -> None:
     before = torch.get_num_threads(), torch.is_autocast_enabled("cpu"), torch.get_rng_state().clone()
-    architecture = architecture_for(registry.network("SegMamba"), stock_architecture(3), "mamba")
+    architecture = architecture_for(networks.network("SegMamba"), stock_architecture(3))
     memory = architecture_memory(architecture, 1, 3, (32, 32, 32))
     assert (torch.get_num_threads(), torch.is_autocast_enabled("cpu")) == before[:2]
     assert torch.equal(torch.get_rng_state(), before[2])

@@ -18,8 +18,8 @@ from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_mamba import registry
-from nnunet_mamba.planning import planners
+from nnunet_mamba import planning
+from nnunet_mamba.names import networks
 from nnunet_mamba.planning.base import nnUNetPlannerMamba
 from nnunet_mamba.planning.estimate import architecture_memory, budget_bytes, nnunet_loss
 from nnunet_mamba.planning.recipes import total_stride
@@ -39,10 +39,10 @@ def fingerprints(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@given(name=st.sampled_from(registry.planners()), fingerprint=fingerprints())
+@given(name=st.sampled_from(networks.planners()), fingerprint=fingerprints())
 @settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 def test_every_plan_trains_within_the_budget(name: str, fingerprint: dict[str, Any]) -> None:
-    planner: type[nnUNetPlannerMamba] = getattr(planners, name)
+    planner: type[nnUNetPlannerMamba] = getattr(planning, name)
     with tempfile.TemporaryDirectory() as root, mock.patch.dict(os.environ):
         for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
             os.environ[variable] = str(Path(root) / variable)
@@ -87,6 +87,6 @@ def _check(manager: PlansManager, name: str, channels: int) -> None:
 
 
 def test_stock_commands_find_every_planner() -> None:
-    for name in registry.planners():
+    for name in networks.planners():
         found = recursive_find_python_class("unused", name, "nnunetv2.experiment_planning")
-        assert found is getattr(planners, name)
+        assert found is getattr(planning, name)

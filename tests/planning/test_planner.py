@@ -11,8 +11,8 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_mamba.benchmarks import memory as benchmark
+from nnunet_mamba.planning import nnUNetPlannerSegMamba, nnUNetPlannerSegMambaNoMamba, nnUNetPlannerUMambaBot
 from nnunet_mamba.planning.estimate import architecture_memory, budget_bytes, card_gigabytes
-from nnunet_mamba.planning.planners import nnUNetPlannerSegMamba, nnUNetPlannerSegMambaNoMamba, nnUNetPlannerUMambaBot
 from tests.planning.fingerprints import DATASET, SHAPES, write_dataset
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_mamba import registry
 from nnunet_mamba.cli.main import main
 from nnunet_mamba.crossval import commands as stock_commands
+from nnunet_mamba.names.locate import locate
 from nnunet_mamba.planning.configurations import DatasetPlans
 from nnunet_mamba.planning.estimate import card_gigabytes
 from nnunet_mamba.planning.grid import EXAMPLE, KEYS, load_grid
@@ -41,7 +41,7 @@ def test_every_combination_is_a_variant_with_a_name(plans: DatasetPlans) -> None
         f"3d_fullres_p{patch}_b{batch}" for patch in ("16x16x16", "32x32x16") for batch in (2, 3)
     }
     assert {v.trainer for v in sweep.variants} == {f"nnUNetTrainerSegMamba_fg{p}_5epochs" for p in (33, 66)}
-    assert all(registry.locate(v.trainer) for v in sweep.variants)
+    assert all(locate(v.trainer) for v in sweep.variants)
     plans.add(sweep.configurations)
     chosen = PlansManager(str(plans.path)).get_configuration("3d_fullres_p32x32x16_b3")
     assert chosen.patch_size == [32, 16, 32], "x y z in the grid, y z x in this plan"

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nnunet_mamba import registry
+from nnunet_mamba.names import networks
 from nnunet_mamba.trainers.clipping import clip_large
 from nnunet_mamba.trainers.precision import training_in
 from nnunet_mamba.trainers.sentinel import all_finite
@@ -46,11 +46,11 @@ def _labels() -> Iterator[Tensor]:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("mixer", ["mamba", "none"])
-@pytest.mark.parametrize("record", registry.NETWORKS, ids=lambda r: r.name)
+@pytest.mark.parametrize("record", networks.NETWORKS, ids=lambda r: r.name)
 def test_every_step_on_hostile_data_is_taken(
-    dataset: Any, record: registry.Network, mixer: str, precision: str
+    dataset: Any, record: networks.Network, mixer: str, precision: str
 ) -> None:
-    name = record.trainer if mixer == "mamba" else record.no_mamba_trainer
+    name = (record if mixer == "mamba" else record.twin).trainer
     trainer = make(f"{name}_{precision}_1epoch_1its")
     trainer.on_train_start()
     trainer.on_train_epoch_start()
@@ -68,8 +68,8 @@ def test_every_step_on_hostile_data_is_taken(
 
 
 @pytest.mark.parametrize("mixer", ["mamba", "none"])
-@pytest.mark.parametrize("record", registry.NETWORKS, ids=lambda r: r.name)
-def test_deep_networks_have_finite_gradients_on_empty_patches(record: registry.Network, mixer: str) -> None:
+@pytest.mark.parametrize("record", networks.NETWORKS, ids=lambda r: r.name)
+def test_deep_networks_have_finite_gradients_on_empty_patches(record: networks.Network, mixer: str) -> None:
     """A norm multiplies the gradient of a constant map by 316; five stages are a chain of dozens."""
     kwargs = {"n_stages": DEEP, "features_per_stage": [4] * DEEP, "conv_op": "torch.nn.modules.conv.Conv3d",
               "kernel_sizes": 3, "strides": [1, *[2] * (DEEP - 1)]}  # fmt: skip
@@ -133,12 +133,12 @@ def _fill_free_memory() -> None:
 
 
 @pytest.mark.parametrize("mixer", ["mamba", "none"])
-@pytest.mark.parametrize("record", registry.NETWORKS, ids=lambda r: r.name)
-def test_a_network_trained_in_bf16_predicts_in_fp16(dataset: Any, record: registry.Network, mixer: str) -> None:
+@pytest.mark.parametrize("record", networks.NETWORKS, ids=lambda r: r.name)
+def test_a_network_trained_in_bf16_predicts_in_fp16(dataset: Any, record: networks.Network, mixer: str) -> None:
     """As nnU-Net's predictor does: also with activations that fp16 cannot hold, and with such images."""
     torch.manual_seed(0)
     np.random.seed(0)
-    name = record.trainer if mixer == "mamba" else record.no_mamba_trainer
+    name = (record if mixer == "mamba" else record.twin).trainer
     trainer = make(f"{name}_bf16_1epoch_1its")
     trainer.on_train_start()
     trainer.on_train_epoch_start()

@@ -12,21 +12,21 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
-from nnunet_mamba import registry, trainer_names
-from nnunet_mamba.architectures.plan_keywords import architecture_for
+from nnunet_mamba import trainers
 from nnunet_mamba.architectures.segmamba import SegMamba
-from nnunet_mamba.trainers import networks, variants
-from nnunet_mamba.trainers.networks import nnUNetTrainerSegMamba, nnUNetTrainerSegMambaNoMamba
+from nnunet_mamba.names import networks, suffixes
+from nnunet_mamba.names.architecture_entry import architecture_for
+from nnunet_mamba.trainers import nnUNetTrainerSegMamba, nnUNetTrainerSegMambaNoMamba
 from tests.stock_plans import DATASET_JSON, stock_architecture, stock_plans
 
-SEGMAMBA = registry.network("SegMamba")
+SEGMAMBA = networks.network("SegMamba")
 CPU = torch.device("cpu")
 
 
-def _our_plans(mixer: str = "mamba", record: registry.Network = SEGMAMBA) -> dict[str, Any]:
+def _our_plans(record: networks.Network = SEGMAMBA) -> dict[str, Any]:
     plans = stock_plans()
     for chosen in plans["configurations"].values():
-        chosen["architecture"] = architecture_for(record, chosen["architecture"], mixer, chosen["patch_size"])
+        chosen["architecture"] = architecture_for(record, chosen["architecture"], chosen["patch_size"])
     return plans
 
 
@@ -52,29 +52,29 @@ def test_our_trainer_on_a_stock_plan_takes_its_topology(name: str) -> None:
 
 def test_twin_and_stock_trainer_follow_our_plan() -> None:
     assert _has_mamba(_build(nnUNetTrainer, _our_plans()))
-    assert not _has_mamba(_build(nnUNetTrainer, _our_plans("none")))
+    assert not _has_mamba(_build(nnUNetTrainer, _our_plans(SEGMAMBA.twin)))
     assert not _has_mamba(_build(nnUNetTrainerSegMambaNoMamba, _our_plans()))
 
 
 @pytest.mark.parametrize("name", ["2d", "3d_fullres"])
-@pytest.mark.parametrize("record", registry.NETWORKS, ids=lambda r: r.name)
-def test_every_network_by_its_trainers_and_by_the_stock_trainer(record: registry.Network, name: str) -> None:
+@pytest.mark.parametrize("record", networks.NETWORKS, ids=lambda r: r.name)
+def test_every_network_by_its_trainers_and_by_the_stock_trainer(record: networks.Network, name: str) -> None:
     """Our trainer on a stock plan, its twin, and the stock trainer on our plan: the same parameters."""
-    own, twin = getattr(networks, record.trainer), getattr(networks, record.no_mamba_trainer)
+    own, twin = getattr(trainers, record.trainer), getattr(trainers, record.twin.trainer)
     built = _build(own, stock_plans(), name)
     assert _has_mamba(built)
     assert not _has_mamba(_build(twin, stock_plans(), name))
-    by_stock_trainer = _build(nnUNetTrainer, _our_plans(record=record), name)
+    by_stock_trainer = _build(nnUNetTrainer, _our_plans(record), name)
     shapes = [{k: v.shape for k, v in n.state_dict().items()} for n in (built, by_stock_trainer)]
     assert shapes[0] == shapes[1]
     assert len(by_stock_trainer(torch.randn(1, 1, *(16,) * (2 if name == "2d" else 3)))) == 2
 
 
 def test_a_network_planned_for_another_patch_is_refused() -> None:
-    plans = _our_plans(record=registry.network("UMambaEnc"))
+    plans = _our_plans(networks.network("UMambaEnc"))
     plans["configurations"]["3d_fullres"]["patch_size"] = [16, 16, 32]
     with pytest.raises(ValueError, match=r"UMambaEnc was planned for patches of \(16, 16, 16\).*\(16, 16, 32\)"):
-        _build(networks.nnUNetTrainerUMambaEnc, plans)
+        _build(trainers.nnUNetTrainerUMambaEnc, plans)
 
 
 def test_our_keywords_survive_in_our_plan() -> None:
@@ -86,12 +86,12 @@ def test_our_keywords_survive_in_our_plan() -> None:
 
 def test_plan_of_the_twin_is_refused_by_the_mamba_trainer() -> None:
     with pytest.raises(ValueError, match=r"made for the no-Mamba twin.*-tr nnUNetTrainerSegMambaNoMamba"):
-        _build(nnUNetTrainerSegMamba, _our_plans("none"))
+        _build(nnUNetTrainerSegMamba, _our_plans(SEGMAMBA.twin))
 
 
 def test_plan_of_another_of_our_networks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    other = registry.Network("Other", "", "", "", "", "", "nnunet_mamba.architectures.other.Other", "")
-    monkeypatch.setattr(registry, "NETWORKS", (*registry.NETWORKS, other))
+    other = networks.Network("Other", "", "", "", "", "", "nnunet_mamba.architectures.other.Other", "")
+    monkeypatch.setattr(networks, "NETWORKS", (*networks.NETWORKS, other))
     plans = stock_plans()
     plans["configurations"]["3d_fullres"]["architecture"]["network_class_name"] = other.architecture
     with pytest.raises(ValueError, match=r"made for Other, not for SegMamba.*-pl nnUNetPlannerSegMamba"):
@@ -153,7 +153,7 @@ def test_unknown_configuration_names_the_known_ones(folders: Path) -> None:
 def test_length_suffixes_set_the_length(
     folders: Path, name: str, epochs: int, iterations: int, save_every: int
 ) -> None:
-    trainer = getattr(variants, name)({**stock_plans(), "continue_training": False}, "3d_fullres", 0, DATASET_JSON, CPU)
+    trainer = getattr(trainers, name)({**stock_plans(), "continue_training": False}, "3d_fullres", 0, DATASET_JSON, CPU)
     assert (trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.save_every) == (
         epochs,
         iterations,
@@ -166,14 +166,14 @@ def test_length_suffixes_set_the_length(
 def test_other_suffixes_set_their_values(folders: Path) -> None:
     def make(name: str) -> nnUNetTrainer:
         plans = {**stock_plans(), "continue_training": False}
-        return getattr(variants, name)(plans, "3d_fullres", 0, DATASET_JSON, CPU)
+        return getattr(trainers, name)(plans, "3d_fullres", 0, DATASET_JSON, CPU)
 
     plain, changed = (make(f"nnUNetTrainerSegMamba{suffix}_2epochs") for suffix in ("", "_lr1e-3_fg66_lossDiceTopK10"))
     assert (plain.initial_lr, plain.oversample_foreground_percent) == (0.01, 0.33)
     assert (changed.initial_lr, changed.oversample_foreground_percent) == (0.001, 0.66)
     assert type(plain._build_loss().loss).__name__ == "DC_and_CE_loss"
     assert type(changed._build_loss().loss).__name__ == "DC_and_topk_loss"
-    for loss in trainer_names.LOSSES:
+    for loss in suffixes.LOSSES:
         logits, labels = torch.randn(2, 3, 8, 8, 8), torch.randint(0, 3, (2, 1, 8, 8, 8)).float()
         value = make(f"nnUNetTrainer_loss{loss}")._build_loss()([logits, logits], [labels, labels])
         assert torch.isfinite(value), loss

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from nnunet_mamba import registry
+from nnunet_mamba.names import networks
 from tests.trainers.tiny import make, without_pictures
 
-TRAINERS = [(record.trainer, "eager") for record in registry.NETWORKS]
+TRAINERS = [(record.trainer, "eager") for record in networks.NETWORKS]
 TRAINERS += [("nnUNetTrainerSegMamba", "aot_eager"), ("nnUNetTrainerSegMambaNoMamba", "aot_eager")]
 
 

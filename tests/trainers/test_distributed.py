@@ -22,7 +22,7 @@ import functools, math, sys
 import torch, torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as module
-from nnunet_mamba import registry
+
 from tests.trainers.tiny import make
 
 torch.set_num_threads(1)

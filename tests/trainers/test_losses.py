@@ -10,7 +10,7 @@ import torch
 from skimage.morphology import skeletonize
 from torch import Tensor, nn
 
-from nnunet_mamba import trainer_names
+from nnunet_mamba.names import suffixes
 from nnunet_mamba.trainers.losses import ClDice, SkeletonRecall, SumOfLosses, thick_skeletons
 from tests.stock_plans import DATASET_JSON
 from tests.trainers.tiny import make
@@ -19,7 +19,7 @@ REGIONS: dict[str, Any] = {**DATASET_JSON, "labels": {"background": 0, "whole": 
                            "regions_class_order": [1, 2]}  # fmt: skip
 IGNORED: dict[str, Any] = {**DATASET_JSON, "labels": {"background": 0, "a": 1, "b": 2, "ignore": 3}}
 IGNORED_REGIONS: dict[str, Any] = {**REGIONS, "labels": {**REGIONS["labels"], "ignore": 3}}
-ALL_LOSSES = (*trainer_names.LOSSES, "Dice2CE3")
+ALL_LOSSES = (*suffixes.LOSSES, "Dice2CE3")
 
 
 def _tube(size: int = 20, radius: int = 2) -> np.ndarray:
@@ -115,7 +115,7 @@ def test_gradients_are_those_of_the_function() -> None:
 def test_every_loss_takes_what_nnunets_takes(folders: Any, loss: str, dataset_json: dict) -> None:
     regions = "regions_class_order" in dataset_json
     name = f"nnUNetTrainerSegMamba_loss{loss}"
-    if regions and loss in trainer_names.LABELS_ONLY:
+    if regions and loss in suffixes.LABELS_ONLY:
         with pytest.raises(ValueError, match=rf"_loss{loss}: its loss .* exclude each other, and this dataset has reg"):
             make(name, dataset_json)
         assert not list(folders.iterdir())

@@ -10,7 +10,7 @@ import pytest
 import torch
 from nnunetv2.run import run_training
 
-from nnunet_mamba import registry
+from nnunet_mamba.names import networks
 from nnunet_mamba.trainers.pretrained import fitted
 from tests.stock_plans import DATASET_JSON, stock_plans
 from tests.trainers.tiny import make, write_preprocessed
@@ -38,8 +38,8 @@ def _saved(name: str, channels: int, classes: int) -> tuple[Any, str]:
 
 
 @pytest.mark.parametrize(("before", "after"), [(1, 3), (3, 1), (3, 2), (2, 2)])
-@pytest.mark.parametrize("record", registry.NETWORKS, ids=lambda r: r.name)
-def test_other_channels_and_classes(dataset: Path, record: registry.Network, before: int, after: int) -> None:
+@pytest.mark.parametrize("record", networks.NETWORKS, ids=lambda r: r.name)
+def test_other_channels_and_classes(dataset: Path, record: networks.Network, before: int, after: int) -> None:
     source, path = _saved(record.trainer, before, 3)
     target = make(record.trainer, _dataset(after, 4), _plans(after))
     heads = {k: v.clone() for k, v in _initialized(target).state_dict().items() if ".seg_layers." in k}

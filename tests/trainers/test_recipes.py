@@ -13,7 +13,8 @@ import pytest
 import torch
 from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
 
-from nnunet_mamba import registry, trainer_names
+from nnunet_mamba.names import networks, suffixes
+from nnunet_mamba.names.locate import locate
 from nnunet_mamba.trainers.parameter_groups import undecayed
 from nnunet_mamba.trainers.schedules import CosineWithWarmUp, SlowedSchedule
 from tests.stock_plans import DATASET_JSON, stock_plans
@@ -63,9 +64,9 @@ def test_a_slowed_schedule_stays_slow() -> None:
     assert schedule.optimizer.param_groups[0]["lr"] == plain[3] / 32
 
 
-@pytest.mark.parametrize("record", registry.NETWORKS, ids=lambda r: r.name)
+@pytest.mark.parametrize("record", networks.NETWORKS, ids=lambda r: r.name)
 @pytest.mark.parametrize("recipe", ["", "_AdamW"])
-def test_scan_parameters_and_norms_do_not_decay(dataset: Path, record: registry.Network, recipe: str) -> None:
+def test_scan_parameters_and_norms_do_not_decay(dataset: Path, record: networks.Network, recipe: str) -> None:
     trainer = make(f"{record.trainer}{recipe}_1epoch")
     trainer.initialize()
     decays = {id(p): g["weight_decay"] for g in trainer.optimizer.param_groups for p in g["params"]}
@@ -234,14 +235,14 @@ def _all_transforms(transform: Any) -> list[Any]:
 
 
 def test_every_suffix_is_listed_with_a_name_that_works(folders: Path) -> None:
-    forms = [form for s in trainer_names.SUFFIXES for form in s.form.split(", ")]
+    forms = [form for s in suffixes.SUFFIXES for form in s.form.split(", ")]
     for form in forms:
         after = "_1epoch" if form == "_20its" else ""
-        variant = trainer_names.parse(f"nnUNetTrainerSegMamba{after}{form}")
+        variant = suffixes.parse(f"nnUNetTrainerSegMamba{after}{form}")
         assert variant is not None, form
-        assert registry.locate(variant.name) is not None, form
+        assert locate(variant.name) is not None, form
         assert make(variant.name) is not None
-    assert set(forms) >= {f"_loss{loss}" for loss in trainer_names.LOSSES}
+    assert set(forms) >= {f"_loss{loss}" for loss in suffixes.LOSSES}
 
 
 CONFLICTS = {
@@ -254,10 +255,10 @@ CONFLICTS = {
 
 @pytest.mark.parametrize("name", CONFLICTS)
 def test_suffixes_that_do_not_go_together(name: str) -> None:
-    variant = trainer_names.parse(name)
+    variant = suffixes.parse(name)
     assert variant is not None
     assert CONFLICTS[name] in str(variant.conflict())
-    assert registry.locate(name) is None
+    assert locate(name) is None
 
 
 @pytest.mark.parametrize("name", ["nnUNetTrainer_AdamW_accum2_fg66_lossClDice_2epochs_1its",

@@ -13,8 +13,8 @@ import torch
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunet_mamba import registry
 from nnunet_mamba.discovery.resolve import load
+from nnunet_mamba.names.locate import locate
 from nnunet_mamba.trainers.safe import SafeTrainer
 from tests.stock_plans import DATASET_JSON, stock_plans
 
@@ -61,7 +61,7 @@ def make(
     fold: int = 0,
 ) -> Any:
     """A trainer by name, as nnUNetv2_train makes it, on the CPU"""
-    place = registry.locate(name)
+    place = locate(name)
     assert place is not None, name
     trainer: type[nnUNetTrainer] = load(place)
     arguments = {**(plans or stock_plans()), "continue_training": False}

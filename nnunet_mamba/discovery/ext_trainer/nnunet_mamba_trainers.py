@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from nnunet_mamba import registry
 from nnunet_mamba.discovery.resolve import load
+from nnunet_mamba.names.locate import locate
 
 
 def __getattr__(name: str) -> Any:
-    place = registry.locate(name)
+    place = locate(name)
     if place is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return load(place)

@@ -1,7 +1,7 @@
 """Trainer names taken apart and put together: `nnUNetTrainerSegMamba_AdamW_bf16_lossClDice_100epochs`.
 
 Every suffix changes one thing of nnU-Net's training. This is the list of them, read by discovery, by the command
-`nnunet-mamba list --trainers`, and by the classes that do what the suffixes say (`nnunet_mamba.trainers.variants`).
+`nnunet-mamba list --trainers`, and by the classes that do what the suffixes say (`nnunet_mamba.trainers.suffixed`).
 Imports nothing heavy.
 """
 
@@ -25,7 +25,7 @@ RELEASED_TRAINERS = ("nnUNetTrainerSegMamba", "nnUNetTrainerSegMambaNoMamba")
 
 
 @dataclass(frozen=True)
-class Variant:
+class TrainerName:
     """A trainer name taken apart; None is nnU-Net's own value.
 
     `nnUNetTrainerSegMamba_lr1e-3_fg66_lossDiceTopK10_5epochs_20its`: initial learning rate 0.001, two thirds of the
@@ -52,8 +52,12 @@ class Variant:
     @property
     def name(self) -> str:
         """The trainer's name. Raises ValueError for values that names cannot express."""
+        return "_".join((self.base, *(text for text, _ in self.meanings())))
+
+    def meanings(self) -> list[tuple[str, str]]:
+        """Every suffix of this name, and what it means."""
         values = ((s, getattr(self, s.field)) for s in SUFFIXES)
-        return self.base + "".join(f"_{s.write(value)}" for s, value in values if value is not None)
+        return [(s.write(value), s.meaning) for s, value in values if value is not None]
 
     def conflict(self) -> str | None:
         """Why these suffixes do not go together, in words; None if they do."""
@@ -140,10 +144,10 @@ SUFFIXES = (
 """In the order in which a name has them: one training, one name, one folder of results."""
 
 
-def parse(class_name: str) -> Variant | None:
+def parse(class_name: str) -> TrainerName | None:
     """Take the suffixes off a trainer name; None where there are none, or one that is not in the list.
 
-    Any order is read; `Variant.name` is the one that counts.
+    Any order is read; `TrainerName.name` is the one that counts.
     """
     base, *tokens = class_name.split("_")
     if not base or not tokens:
@@ -156,7 +160,7 @@ def parse(class_name: str) -> Variant | None:
         values[suffix.field] = value
     if "iterations" in values and "epochs" not in values:
         return None
-    return Variant(base, **values)
+    return TrainerName(base, **values)
 
 
 def unknown_suffixes(class_name: str) -> list[str]:

@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nnunet_mamba import registry
-from nnunet_mamba.registry import Network
+from nnunet_mamba.names import networks
+from nnunet_mamba.names.networks import Network
 
 TOPOLOGY_KEYS = ("n_stages", "features_per_stage", "conv_op", "kernel_sizes", "strides")
 NEEDS_IMPORT = ("conv_op",)
 
 
 def architecture_for(
-    network: Network, planned: Mapping[str, Any], mixer: str, patch_size: Sequence[int] | None = None
+    network: Network, planned: Mapping[str, Any], patch_size: Sequence[int] | None = None
 ) -> dict[str, Any]:
     """The plan's "architecture" entry with `network` in the place of whatever the plan names.
 
     A plan made for this network keeps all its keywords. A plan made for one of nnU-Net's U-Nets lends its topology:
     stages, widths, kernels and strides. `patch_size` is handed to networks whose weights depend on it. Raises
-    ValueError for a plan made for another of our networks or another patch, for one that contradicts `mixer`, and for
-    one without a topology.
+    ValueError for a plan made for another of our networks or another patch, for one made for the twin of `network`, and
+    for one without a topology.
     """
     class_name, kwargs = planned["network_class_name"], dict(planned["arch_kwargs"])
     if class_name != network.architecture:
@@ -31,13 +31,13 @@ def architecture_for(
                 f"plan for this network: nnUNetv2_plan_experiment -d DATASET -pl {network.planner}"
             )
         kwargs = _topology_of(class_name, kwargs)
-    elif mixer == "mamba" and kwargs.get("mixer") == "none":
+    elif network.mixer == "mamba" and kwargs.get("mixer") == "none":
         raise ValueError(
-            f"this plan was made for the no-Mamba twin. Train it with -tr {network.no_mamba_trainer}, or use -p "
+            f"this plan was made for the no-Mamba twin. Train it with -tr {network.twin.trainer}, or use -p "
             f"{network.plans} (nnUNetv2_plan_experiment -d DATASET -pl {network.planner})"
         )
-    if mixer != "mamba":
-        kwargs["mixer"] = mixer
+    if network.mixer != "mamba":
+        kwargs["mixer"] = network.mixer
     if network.patch_sized and patch_size is not None:
         made_for = kwargs.setdefault("patch_size", [int(p) for p in patch_size])
         if made_for is not None and tuple(made_for) != tuple(int(p) for p in patch_size):
@@ -63,4 +63,4 @@ def _topology_of(class_name: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _record_of(class_name: str) -> Network | None:
-    return next((record for record in registry.NETWORKS if record.architecture == class_name), None)
+    return next((record for record in networks.NETWORKS if record.architecture == class_name), None)

@@ -1,34 +1,19 @@
-"""What networks exist, and where their classes live. Imports nothing heavy: discovery, CLI and docs read it.
-
-Every class that stock nnU-Net looks up by name (trainer, planner, label manager) is listed here; `locate` turns such a
-name into the place of its class, including the suffixes of `nnunet_mamba.trainer_names`, which are derived instead of
-written out one by one.
-"""
+"""The networks there are: one frozen record each, from which all names that nnU-Net knows are derived."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any
 
-from nnunet_mamba import trainer_names
-
-TRAINER_MODULE = "nnunet_mamba.trainers.networks"
-VARIANT_MODULE = "nnunet_mamba.trainers.variants"
-PLANNER_MODULE = "nnunet_mamba.planning.planners"
-THRESHOLDS_MODULE = "nnunet_mamba.calibration.label_manager"
-THRESHOLDS = "LabelManagerThresholds"
-
 NO_MAMBA = "NoMamba"
-STOCK_TRAINER = "nnUNetTrainer"
-LENGTHS = (1, 5, 10, 20, 50, 100, 250, 500, 750, 2000, 4000, 8000)
-"""Training lengths in epochs that nnU-Net offers as name suffixes; any other number works too."""
 
 
 @dataclass(frozen=True)
 class Network:
-    """One published network: what it is called, where it is described, and what nnU-Net knows it by."""
+    """One published network, or its twin without Mamba: what it is called, where it is described, and what nnU-Net
+    knows it by.
+    """
 
     name: str
     title: str
@@ -44,6 +29,8 @@ class Network:
     As published, 32 doubling where nothing else is."""
     patch_sized: bool = False
     """Whether the weights depend on the patch size, which the plan then hands to the network."""
+    mixer: str = "mamba"
+    """ "none" for a twin."""
 
     def load_architecture(self) -> Any:
         """The network's class; torch comes with it."""
@@ -63,16 +50,10 @@ class Network:
         return f"nnUNet{self.name}Plans"
 
     @property
-    def no_mamba_trainer(self) -> str:
-        return self.trainer + NO_MAMBA
-
-    @property
-    def no_mamba_planner(self) -> str:
-        return self.planner + NO_MAMBA
-
-    @property
-    def no_mamba_plans(self) -> str:
-        return f"nnUNet{self.name}{NO_MAMBA}Plans"
+    def twin(self) -> Network:
+        """The same network without its Mamba layers: the control that shows what they are worth."""
+        summary = f"{self.title} without its Mamba layers: the control that shows what they are worth"
+        return replace(self, name=self.name + NO_MAMBA, mixer="none", summary=summary)
 
 
 _UMAMBA_PAPER = (
@@ -198,51 +179,21 @@ def network(name: str) -> Network:
     raise ValueError(f"unknown network {name!r}; known: {', '.join(n.name for n in NETWORKS)}")
 
 
+def with_twins() -> tuple[Network, ...]:
+    """Every network, each followed by its twin."""
+    return tuple(kind for n in NETWORKS for kind in (n, n.twin))
+
+
 def trainers() -> tuple[str, ...]:
     """Trainer names without suffixes, twins included."""
-    return tuple(name for n in NETWORKS for name in (n.trainer, n.no_mamba_trainer))
+    return tuple(kind.trainer for kind in with_twins())
 
 
 def planners() -> tuple[str, ...]:
     """Planner names, twins included."""
-    return tuple(name for n in NETWORKS for name in (n.planner, n.no_mamba_planner))
+    return tuple(kind.planner for kind in with_twins())
 
 
 def class_names() -> tuple[str, ...]:
-    """Every name that `locate` knows, suffixes left out."""
+    """Every trainer and planner, suffixes left out."""
     return trainers() + planners()
-
-
-def thresholds_name(thresholds: Sequence[float]) -> str:
-    """(0.42, 0.5) -> the label manager `LabelManagerThresholds_420_500`. Raises ValueError outside of 0 to 1."""
-    if not thresholds or any(not 0 < t < 1 for t in thresholds):
-        raise ValueError(f"thresholds {tuple(thresholds)}; expected numbers between 0 and 1")
-    return THRESHOLDS + "".join(f"_{round(1000 * t)}" for t in thresholds)
-
-
-def parse_thresholds(class_name: str) -> tuple[float, ...] | None:
-    """The other way; None for other names"""
-    name, *numbers = class_name.split("_")
-    if name != THRESHOLDS or not numbers or not all(n.isdecimal() and 0 < int(n) < 1000 for n in numbers):
-        return None
-    return tuple(int(n) / 1000 for n in numbers)
-
-
-def locate(class_name: str) -> str | None:
-    """Where the class of this name lives, as "module:attribute"; None for a name that is not ours.
-
-    The stock trainer is ours only with a suffix that nnU-Net lacks (`nnUNetTrainer_5epochs_20its`) and that a fair
-    comparison needs.
-    """
-    if class_name in trainers():
-        return f"{TRAINER_MODULE}:{class_name}"
-    if class_name in planners():
-        return f"{PLANNER_MODULE}:{class_name}"
-    if parse_thresholds(class_name) is not None:
-        return f"{THRESHOLDS_MODULE}:{class_name}"
-    variant = trainer_names.parse(class_name)
-    if variant is not None and variant.name == class_name and variant.conflict() is None:
-        stock = variant.base == STOCK_TRAINER and variant.is_ours
-        if stock or variant.base in trainers():
-            return f"{VARIANT_MODULE}:{class_name}"
-    return None
