@@ -6,7 +6,6 @@ Every refusal says what is there and what to type.
 from __future__ import annotations
 
 import difflib
-import json
 import os
 import re
 from collections.abc import Iterable
@@ -16,6 +15,7 @@ from typing import Any
 from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets
 
 from nnunet_mamba.checks import NNUNET_FOLDERS, nnunet_folder, nnunet_folders
+from nnunet_mamba.whole_files import read_json, read_object
 
 NAME = re.compile(r"Dataset\d{3}_.+")
 PLANNED = ("2d", "3d_lowres", "3d_fullres", "3d_cascade_fullres")
@@ -67,23 +67,8 @@ def read_dataset_json(dataset: str) -> dict[str, Any]:
     for variable in ("nnUNet_raw", "nnUNet_preprocessed"):
         path = nnunet_folder(variable) / dataset / "dataset.json"
         if path.is_file():
-            return read_json(path)
+            return read_object(path)
     raise ValueError(f"{nnunet_folder('nnUNet_raw') / dataset / 'dataset.json'}: no such file")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """An object of a JSON file. Raises ValueError naming the file and the place that is wrong."""
-    content = _json(path)
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected a JSON object, {{...}}; found {type(content).__name__}")
-    return content
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not JSON: {error}") from None
 
 
 def plans_file(dataset: str, *names: str) -> Path:
@@ -102,7 +87,7 @@ def plans_file(dataset: str, *names: str) -> Path:
 def check_configuration_name(name: str, plans: Path, option: str = "-c") -> None:
     """Raises ValueError for a configuration that these plans lack or, before they are made, that no planner makes."""
     if plans.is_file():
-        configurations = read_json(plans).get("configurations")
+        configurations = read_object(plans).get("configurations")
         if not isinstance(configurations, dict):
             raise ValueError(f'{plans}: these are no plans of nnU-Net: "configurations" is missing or no JSON object')
         there = list(configurations)
@@ -135,7 +120,7 @@ def number_of_folds(dataset: str) -> int:
 
 
 def _read_split(path: Path) -> list[Any]:
-    content = _json(path)
+    content = read_json(path)
     if not isinstance(content, list) or not content:
         raise ValueError(
             f'{path}: expected a list of folds, [{{"train": [...], "val": [...]}}, ...]; correct it, or delete it '

@@ -16,7 +16,6 @@ from nnunet_mamba.datasets import (
     number_of_folds,
     plans_file,
     read_dataset_json,
-    read_json,
 )
 
 
@@ -169,5 +168,5 @@ def test_damaged_json_is_named(folders: Path) -> None:
         with pytest.raises(ValueError, match=r"dataset.json: not JSON: "):
             read_dataset_json("Dataset004_Hippocampus")
     raw.write_text("[1]")
-    with pytest.raises(ValueError, match=r"expected a JSON object, \{\.\.\.\}; found list"):
-        read_json(raw)
+    with pytest.raises(ValueError, match=r"dataset\.json: holds \[1\]; expected an object, \{\.\.\.\}"):
+        read_dataset_json("Dataset004_Hippocampus")

@@ -17,9 +17,10 @@ from nnunet_mamba.calibration.choose import Gain, best_values, gain, groups_of, 
 from nnunet_mamba.calibration.components import SIZES, fills, outermost_last, over_sizes, remove_small_components
 from nnunet_mamba.calibration.model_folder import Case, ModelFolder
 from nnunet_mamba.calibration.scores import METRICS, overlap
-from nnunet_mamba.evaluation.description import masks_of, read_object
+from nnunet_mamba.evaluation.description import masks_of
 from nnunet_mamba.evaluation.masks import files_by_case
 from nnunet_mamba.evaluation.output import writable_folder
+from nnunet_mamba.whole_files import read_object
 
 STORED = "minimum_size.json"
 

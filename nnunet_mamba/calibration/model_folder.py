@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -20,10 +19,11 @@ from nnunet_mamba.calibration.label_manager import count_thresholds, foreground,
 from nnunet_mamba.calibration.scores import over_thresholds, overlap
 from nnunet_mamba.checks import nnunet_folder
 from nnunet_mamba.datasets import dataset_name
-from nnunet_mamba.evaluation.description import describe, ending_of, read_object
+from nnunet_mamba.evaluation.description import describe, ending_of
 from nnunet_mamba.evaluation.intact import check_intact
 from nnunet_mamba.evaluation.masks import counts_of, files_by_case, shown, whole_numbers
 from nnunet_mamba.names.locate import thresholds_name
+from nnunet_mamba.whole_files import read_object, write_json
 
 STORED = "thresholds.json"
 STOCK_MANAGER = "LabelManager"
@@ -173,11 +173,9 @@ class ModelFolder:
         return truth != (self.labels.ignore_label if self.labels.has_ignore_label else -1)
 
     def write(self, name: str, content: dict[str, Any]) -> Path:
-        """A JSON file of the folder, whole or not there"""
+        """A JSON file of the folder"""
         path = self.path / name
-        partial = path.with_name(f"{path.name}.partial")
-        partial.write_text(json.dumps(content, indent=4) + "\n")
-        partial.replace(path)
+        write_json(path, content)
         return path
 
     def store(self, report: dict[str, Any]) -> Path:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from nnunet_mamba.whole_files import read_object, write_json
 
 FOLD = "fold_all"
 MIRRORING = "inference_allowed_mirroring_axes"
@@ -43,8 +44,8 @@ def run(options: argparse.Namespace) -> int:
     if options.o is not None and options.o.exists():
         raise ValueError(f"-o {options.o}: exists already; give another folder or remove it")
     _check_target(options.pretrained)
-    plans = _read_json(options.plans, "configurations", "nnU-Net plans (nnUNet_preprocessed/DATASET/nnUNetPlans.json)")
-    dataset = _read_json(options.dataset_json, "labels", "a dataset.json of nnU-Net") if options.dataset_json else None
+    plans = _read(options.plans, "configurations", "nnU-Net plans (nnUNet_preprocessed/DATASET/nnUNetPlans.json)")
+    dataset = _read(options.dataset_json, "labels", "a dataset.json of nnU-Net") if options.dataset_json else None
     check_configuration_name(options.c, options.plans)
 
     conversion = convert(options.checkpoint, plans, options.c, dataset)
@@ -123,13 +124,10 @@ def convert(checkpoint: Path, plans: dict[str, Any], configuration: str, dataset
     }
 
 
-def _read_json(path: Path, key: str, what: str) -> dict[str, Any]:
-    """Raises ValueError in one sentence for what is no JSON, or JSON without the key that `what` has."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON ({error}); expected {what}") from None
-    if not isinstance(content, dict) or not isinstance(content.get(key), dict):
+def _read(path: Path, key: str, what: str) -> dict[str, Any]:
+    """Raises ValueError for what is no JSON, or JSON without the key that `what` has."""
+    content = read_object(path)
+    if not isinstance(content.get(key), dict):
         raise ValueError(f'{path} is not {what}: it has no "{key}"')
     return content
 
@@ -165,8 +163,8 @@ def write_model_folder(folder: Path, conversion: dict[str, Any], dataset: dict[s
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     (partial / FOLD).mkdir(parents=True)
-    (partial / "plans.json").write_text(json.dumps(conversion["plans"], indent=4), encoding="utf-8")
-    (partial / "dataset.json").write_text(json.dumps(dataset, indent=4), encoding="utf-8")
+    write_json(partial / "plans.json", conversion["plans"])
+    write_json(partial / "dataset.json", dataset)
     checkpoint = {
         "network_weights": conversion["weights"],
         "trainer_name": conversion["trainer"],

@@ -7,7 +7,6 @@ ensemble, predict unseen cases with it, apply its postprocessing, evaluate, draw
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import shutil
@@ -19,6 +18,7 @@ import nnunet_mamba
 from nnunet_mamba.checks import NNUNET_FOLDERS
 from nnunet_mamba.crossval.commands import CommandFailedError, StockCommands, environment
 from nnunet_mamba.names import suffixes
+from nnunet_mamba.whole_files import read_object, write_json
 
 if TYPE_CHECKING:
     from nnunet_mamba.crossval.study import Study
@@ -141,11 +141,11 @@ class Demo:
         if "inherits_from" not in self.size:
             return
         path = self.study.preprocessed / f"{PLANS}.json"
-        plans = json.loads(path.read_text(encoding="utf-8"))
+        plans = read_object(path)
         parent = plans["configurations"][self.size["inherits_from"]]
         added = shrunk_configuration(parent, self.size)
         plans["configurations"][self.size["configuration"]] = added
-        path.write_text(json.dumps(plans, indent=4), encoding="utf-8")
+        write_json(path, plans)
         print(
             f"Configuration {self.size['configuration']} from recipe {self.recipe['name']}: "
             f"voxels of {added.get('spacing', parent['spacing'])} mm, patch {added['patch_size']}, "
@@ -157,7 +157,7 @@ class Demo:
         from nnunet_mamba.crossval.steps import predictions
         from nnunet_mamba.evaluation.overlay import draw_overlay
 
-        information = json.loads(self.study.choice_file.read_text(encoding="utf-8"))
+        information = read_object(self.study.choice_file)
         rows = [(_readable(name), score) for name, score in information["all_results"].items()]
         width = max(60, *(len(name) for name, _ in rows))
         print("\nMean foreground Dice\n  cross-validation, 5 folds")

@@ -62,7 +62,8 @@ def run(options: argparse.Namespace) -> int:
     check_quickly(options)
     _check_folders(options)
     from nnunet_mamba.evaluation.evaluate import as_markdown, evaluate, question, report
-    from nnunet_mamba.evaluation.output import keep_other_results, writable_folder, write_csv, write_json
+    from nnunet_mamba.evaluation.output import keep_other_results, writable_folder, write_csv
+    from nnunet_mamba.whole_files import write_json
 
     description, pairs = _what_to_score(options)
     asked = question(
@@ -81,7 +82,7 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError(f"none of {len(pairs.pairs)} pairs could be scored; nothing is written")
     content = report(result, pairs, asked)
     kept = keep_other_results(folder, content)
-    write_json(folder / "evaluation.json", content)
+    write_json(folder / "evaluation.json", content, indent=2, allow_nan=False)
     write_csv(folder / "evaluation.csv", result.table)
     print(as_markdown(result.table, asked))  # after writing: whoever reads it may have gone
     for line in (*_first([n for notes in result.notes.values() for n in notes]), *kept):
@@ -109,9 +110,10 @@ def _check_folders(options: argparse.Namespace) -> None:
 
 def _what_to_score(options: argparse.Namespace) -> tuple[Description, Pairs]:
     """By the dataset.json; what that does not say, or where there is none, by what is in the folders"""
-    from nnunet_mamba.evaluation.description import describe, read_object
+    from nnunet_mamba.evaluation.description import describe
     from nnunet_mamba.evaluation.evaluate import Pairs
     from nnunet_mamba.evaluation.found_values import found_ending, found_labels
+    from nnunet_mamba.whole_files import read_object
 
     path = options.djfile or options.pred / "dataset.json"
     if path.is_file():

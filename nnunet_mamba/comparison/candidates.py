@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from nnunet_mamba.evaluation.description import ending_of, read_object
+from nnunet_mamba.evaluation.description import ending_of
 from nnunet_mamba.evaluation.masks import files_by_case
+from nnunet_mamba.whole_files import read_object
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ import pandas as pd
 from nnunet_mamba import evaluation
 from nnunet_mamba.comparison.candidates import Candidate
 from nnunet_mamba.evaluation.evaluate import EMPTY, INDEX, Evaluation, Pairs, Question, evaluate
-from nnunet_mamba.evaluation.output import write_text
 from nnunet_mamba.version import __version__
+from nnunet_mamba.whole_files import read_object, write_json
 
 ALL_MASKS = "all masks"
 """Row beside the masks: the mean over them, case by case."""
@@ -42,7 +42,7 @@ def scores_of(
             of_masks = rows.droplevel("case").to_dict("index")
             known[str(case)] = {"key": keys[str(case)], "rows": of_masks, "notes": result.notes.get(str(case), [])}
         kept.mkdir(parents=True, exist_ok=True)
-        write_text(file, json.dumps(known))
+        write_json(file, known, indent=None)
     rows = [{"case": c, "mask": mask, **known[c]["rows"][mask]} for c in sorted(known) for mask in asked.masks]
     table = pd.DataFrame(rows, columns=[*INDEX, *asked.metrics, EMPTY]).set_index(INDEX)
     return Evaluation(table, not_scored, {case: of["notes"] for case, of in known.items() if of["notes"]})
@@ -51,9 +51,8 @@ def scores_of(
 def _read(file: Path, keys: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     """What is still right: case -> rows of its masks, and notes"""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        return {case: kept for case, kept in content.items() if kept["key"] == keys.get(case)}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {case: kept for case, kept in read_object(file).items() if kept["key"] == keys.get(case)}
+    except (ValueError, KeyError, TypeError):
         return {}  # none, or of another version: they are computed
 
 

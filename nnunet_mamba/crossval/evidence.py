@@ -5,13 +5,13 @@ Nothing is remembered elsewhere, so trainings done by hand count, and what was d
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_mamba.crossval.models import Model
 from nnunet_mamba.crossval.study import Study
+from nnunet_mamba.whole_files import read_object
 
 FINAL = "checkpoint_final.pth"
 
@@ -85,7 +85,7 @@ class BestFound:
         found = study.choice_file
         if not is_fresh([found], inputs):
             return False
-        content = json.loads(found.read_text(encoding="utf-8"))
+        content = read_object(found)
         considered = {Model(m["trainer"], m["plans"], m["configuration"]) for m in content["considered_models"]}
         asked = considered == set(study.models) and tuple(content["folds"]) == study.folds
         return asked and content["ensembling_allowed"] == (study.ensembling and len(study.models) > 1)

@@ -5,7 +5,6 @@ A training that reaches its time limit or is preempted goes back into the queue 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from nnunet_mamba.crossval import local
 from nnunet_mamba.crossval.commands import CommandFailedError
 from nnunet_mamba.crossval.steps import Step, first_half, second_half
 from nnunet_mamba.crossval.study import Study
+from nnunet_mamba.whole_files import read_object, write_json
 
 JOBS = "jobs.json"
 ENDED = (
@@ -128,6 +128,7 @@ def submit(study: Study, resources: Resources, cluster: str = "slurm") -> dict[s
     except ImportError:
         raise ValueError("--executor slurm needs submitit: pip install 'nnunet-mamba[slurm]'") from None
     folder = study.out / "jobs"
+    folder.mkdir(parents=True, exist_ok=True)
     numbers = _under_way(folder, cluster)
     submitted: dict[str, Any] = {}
     for name, work, waits, takes_gpu in jobs_of(study):
@@ -153,7 +154,7 @@ def submit(study: Study, resources: Resources, cluster: str = "slurm") -> dict[s
         executor.update_parameters(name=name, **parameters)
         submitted[name] = executor.submit(work)
         numbers[name] = submitted[name].job_id
-        _store(folder / JOBS, numbers)
+        write_json(folder / JOBS, numbers)
     return numbers
 
 
@@ -164,20 +165,13 @@ def _under_way(folder: Path, cluster: str) -> dict[str, str]:
         return {}
     import submitit
 
-    numbers = json.loads(stored.read_text(encoding="utf-8"))
+    numbers = read_object(stored)
     alive = {}
     for name, number in numbers.items():
         state = submitit.SlurmJob(folder=folder, job_id=number).state.split()[0]
         if state not in ENDED:
             alive[name] = number
     return alive
-
-
-def _store(path: Path, numbers: dict[str, str]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(numbers, indent=1), encoding="utf-8")
-    partial.replace(path)
 
 
 def table(jobs: Sequence[Planned]) -> str:

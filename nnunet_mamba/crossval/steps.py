@@ -5,7 +5,6 @@ Two halves: up to nnU-Net's choice of the best model or ensemble, and what follo
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import product
@@ -15,6 +14,7 @@ from typing import Any
 from nnunet_mamba.crossval.evidence import FINAL, BestFound, Fresh, Preprocessed, Probabilities, Trained, trained_files
 from nnunet_mamba.crossval.models import Model, planner_of
 from nnunet_mamba.crossval.study import Study
+from nnunet_mamba.whole_files import read_object
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def second_half(study: Study) -> list[Step]:
 
 def chosen(study: Study) -> dict[str, Any]:
     """nnU-Net's best model or ensemble"""
-    return json.loads(study.choice_file.read_text(encoding="utf-8"))["best_model_or_ensemble"]
+    return read_object(study.choice_file)["best_model_or_ensemble"]
 
 
 def predictions(study: Study, name: str) -> Path:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import uuid
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from batchgenerators.utilities.file_and_folder_operations import save_json
 from nnunetv2.utilities.crossval_split import generate_crossval_split
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from nnunetv2.utilities.utils import get_identifiers_from_splitted_dataset_folder
@@ -17,6 +15,7 @@ from nnunet_mamba import datasets
 from nnunet_mamba.checks import nnunet_folder
 from nnunet_mamba.crossval.models import Model
 from nnunet_mamba.datasets import NNUNET_FOLDS, read_dataset_json
+from nnunet_mamba.whole_files import write_json
 
 
 @dataclass(frozen=True)
@@ -113,10 +112,7 @@ class Study:
         datasets.check_folds(self.dataset, self.folds)
 
     def write_split(self) -> None:
-        """What nnU-Net's first training would write: before several start at once."""
+        """What nnU-Net's first training would write: before several start at once, on other GPUs and nodes too."""
         target = self.preprocessed / "splits_final.json"
         if not target.is_file():
-            # a name of its own: trainings of other GPUs and nodes write the same at the same time
-            partial = target.with_name(f"splits_final.{uuid.uuid4().hex}.partial")
-            save_json(generate_crossval_split(self.cases, n_splits=NNUNET_FOLDS), str(partial))
-            partial.replace(target)
+            write_json(target, generate_crossval_split(self.cases, n_splits=NNUNET_FOLDS))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from nnunet_mamba.whole_files import short
 
 HIGHEST = 2**31 - 1
 ENDING = re.compile(r"(\.\w+)+")
@@ -27,19 +28,6 @@ class Description:
     ending: str = ""
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """A JSON file that holds an object. Raises ValueError naming the file."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_once)
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror or error}") from None
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: no usable JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: holds {_short(content)}; expected an object, {{...}}")
-    return content
-
-
 def describe(content: Mapping[str, Any], where: str | Path) -> Description:
     """nnU-Net's dataset.json, or the decathlon's with `{"0": "background"}`. Raises ValueError naming `where`."""
     try:
@@ -47,7 +35,7 @@ def describe(content: Mapping[str, Any], where: str | Path) -> Description:
         ignore = _ignore(found)
         masks = {name: v for name, v in found.items() if name != "ignore" and set(v) != {0}}
         if not masks:
-            raise ValueError(f"labels {_short(content['labels'])} name no foreground; expected {EXAMPLE} for instance")
+            raise ValueError(f"labels {short(content['labels'])} name no foreground; expected {EXAMPLE} for instance")
         return Description(masks, frozenset(v for of in found.values() for v in of) | {0}, ignore, _ending(content))
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
@@ -71,7 +59,7 @@ def ending_of(content: Mapping[str, Any], where: str | Path) -> str:
 
 def _values_by_name(labels: Any) -> dict[str, tuple[int, ...]]:
     if not isinstance(labels, Mapping) or not labels:
-        raise ValueError(f"labels are {_short(labels)}; expected {EXAMPLE} for instance")
+        raise ValueError(f"labels are {short(labels)}; expected {EXAMPLE} for instance")
     if all(name.isdecimal() for name in labels) and not any(_is_number(v) for v in labels.values()):
         labels = _turned(labels)
     found = {}
@@ -79,10 +67,10 @@ def _values_by_name(labels: Any) -> dict[str, tuple[int, ...]]:
         several = isinstance(value, Sequence) and not isinstance(value, str)
         values = tuple(_number(name, v) for v in (value if several else [value]))
         if not values or not name.strip():
-            raise ValueError(f"label {name!r} is {_short(value)}; expected a name, and a number or a list of numbers")
+            raise ValueError(f"label {name!r} is {short(value)}; expected a name, and a number or a list of numbers")
         found[name] = values
     if "background" in found and set(found["background"]) != {0}:
-        raise ValueError(f'"background" is {_short(labels["background"])}; in nnU-Net it is 0')
+        raise ValueError(f'"background" is {short(labels["background"])}; in nnU-Net it is 0')
     return found
 
 
@@ -91,7 +79,7 @@ def _turned(labels: Mapping[str, Any]) -> dict[str, str]:
     names = list(labels.values())
     wrong = [n for n in names if not isinstance(n, str) or names.count(n) > 1]
     if wrong:
-        raise ValueError(f"labels {_short(labels)}: {_short(wrong[0])} is no name, or one of two labels")
+        raise ValueError(f"labels {short(labels)}: {short(wrong[0])} is no name, or one of two labels")
     return {name: value for value, name in labels.items()}
 
 
@@ -104,7 +92,7 @@ def _number(name: str, value: Any) -> int:
         value = int(value)
     whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
     if isinstance(value, (bool, str)) or not whole or not 0 <= value <= HIGHEST:
-        raise ValueError(f"label {name!r} is {_short(value)}; expected a whole number from 0 to {HIGHEST}")
+        raise ValueError(f"label {name!r} is {short(value)}; expected a whole number from 0 to {HIGHEST}")
     return int(value)
 
 
@@ -114,7 +102,7 @@ def _ignore(found: Mapping[str, tuple[int, ...]]) -> int | None:
     value, *more = found["ignore"]
     others = {v for name, of in found.items() if name != "ignore" for v in of}
     if more or value == 0 or value in others:
-        raise ValueError(f'"ignore" is {_short(list(found["ignore"]))}; expected one value that no other label has')
+        raise ValueError(f'"ignore" is {short(list(found["ignore"]))}; expected one value that no other label has')
     return value
 
 
@@ -123,19 +111,5 @@ def _ending(content: Mapping[str, Any]) -> str:
         return ""
     ending = content["file_ending"]
     if not isinstance(ending, str) or not ENDING.fullmatch(ending):
-        raise ValueError(f'"file_ending" is {_short(ending)}; expected ".nii.gz" for instance')
+        raise ValueError(f'"file_ending" is {short(ending)}; expected ".nii.gz" for instance')
     return ending
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object whose names differ: of two alike, JSON's readers silently take the last"""
-    names = [name for name, _ in pairs]
-    twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
-    if twice is not None:
-        raise ValueError(f'"{twice}" is there twice')
-    return dict(pairs)
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 80 else f"{text[:77]}..."

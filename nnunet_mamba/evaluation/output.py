@@ -10,6 +10,8 @@ from typing import Any
 
 import pandas as pd
 
+from nnunet_mamba.whole_files import write_text
+
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """How a cell begins that spreadsheets take for a formula."""
 
@@ -23,22 +25,6 @@ def writable_folder(path: Path) -> Path:
     except OSError as error:
         raise ValueError(f"-o {path}: nothing can be written there: {error.strerror or error}") from None
     return path
-
-
-def write_text(path: Path, text: str) -> None:
-    """The file whole, or as it was. Raises ValueError if it cannot be written."""
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise ValueError(f"{path} cannot be written: {error.strerror or error}") from None
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """With indentation; not-a-number is an error"""
-    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def write_csv(path: Path, table: pd.DataFrame) -> None:

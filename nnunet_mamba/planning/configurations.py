@@ -13,8 +13,9 @@ from nnunetv2.experiment_planning.experiment_planners.network_topology import ge
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_mamba.checks import nnunet_folders
-from nnunet_mamba.datasets import dataset_name, plans_file, read_json
+from nnunet_mamba.datasets import dataset_name, plans_file
 from nnunet_mamba.planning.estimate import architecture_memory, card_gigabytes
+from nnunet_mamba.whole_files import read_object, write_json
 
 AXES = "zyx"
 """Order of the axes in nnU-Net's arrays before its transposition; recipes and grids count x y z, as images do."""
@@ -37,7 +38,7 @@ class DatasetPlans:
         nnunet_folders("nnUNet_preprocessed")
         dataset = dataset_name(dataset_id)
         path = plans_file(dataset, *names)
-        plans, information = read_json(path), read_json(path.parent / "dataset.json")
+        plans, information = read_object(path), read_object(path.parent / "dataset.json")
         return cls(dataset, path, plans, information)
 
     @property
@@ -93,9 +94,7 @@ class DatasetPlans:
             )
         new = [name for name in plain if present.get(name) != plain[name]]
         present.update(plain)
-        partial = self.path.with_suffix(".partial")
-        partial.write_text(json.dumps(self.plans, indent=4) + "\n", encoding="utf-8")
-        partial.replace(self.path)
+        write_json(self.path, self.plans)
         return new
 
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from nnunet_mamba.datasets import read_json
 from nnunet_mamba.names import suffixes
 from nnunet_mamba.planning.recipe_format import (
     MOST_BATCH,
@@ -18,6 +17,7 @@ from nnunet_mamba.planning.recipe_format import (
     is_patch,
     is_whole,
 )
+from nnunet_mamba.whole_files import read_object
 
 SETTINGS = ("patch_size", "batch_size", "foreground_oversampling", "initial_lr", "loss")
 KEYS = ("purpose", "plans", "configuration", "trainer", *SETTINGS)
@@ -36,7 +36,7 @@ EXAMPLE = {
 
 def load_grid(path: Path) -> dict[str, Any]:
     """A grid file. Raises ValueError naming what is unknown, missing, of another kind, or too much."""
-    grid = read_json(path)
+    grid = read_object(path)
     check_keys(grid, KEYS, str(path))
     for key in ("configuration", "trainer"):
         if not isinstance(grid.get(key), str):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import nnunet_mamba
-from nnunet_mamba.datasets import read_json
+from nnunet_mamba.whole_files import read_object
 
 
 def recipe_folder() -> Path:
@@ -40,7 +40,7 @@ def load_recipe(name_or_path: str | Path) -> dict[str, Any]:
         raise ValueError(
             f"no recipe {str(name_or_path)!r}: neither a file nor one of: {', '.join(recipe_names())}{meant}"
         )
-    return read_json(path)
+    return read_object(path)
 
 
 def shrunk_configuration(parent: dict[str, Any], recipe: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,6 @@ loss belong to the trainer and go into its name. Every combination is one varian
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from nnunet_mamba.names import networks, suffixes
 from nnunet_mamba.names.locate import STOCK_TRAINER, locate
 from nnunet_mamba.planning.configurations import DatasetPlans, for_patch, gigabytes
 from nnunet_mamba.planning.grid import SETTINGS
+from nnunet_mamba.whole_files import read_object
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def dice(folder: Path, fold: str) -> float | None:
     summary = folder / f"fold_{fold}" / "validation" / "summary.json"
     if not summary.is_file():
         return None
-    return float(json.loads(summary.read_text(encoding="utf-8"))["foreground_mean"]["Dice"])
+    return float(read_object(summary)["foreground_mean"]["Dice"])
 
 
 def results_table(sweep: Sweep, folders: Sequence[Path], folds: Sequence[str]) -> str:

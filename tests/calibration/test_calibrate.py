@@ -243,7 +243,7 @@ def _unknown_truth(model: Path) -> None:
         (_unknown_truth, r"holds 4 \(960 voxels\); dataset.json has 0, 1"),
         (lambda m: (m / "dataset.json").write_text("[]"), r"dataset.json: holds \[\]; expected an object"),
         (lambda m: (m / "dataset.json").write_text("{}"), "dataset.json: labels are null; expected"),
-        (lambda m: (m / "plans.json").write_text("{"), "plans.json: no usable JSON"),
+        (lambda m: (m / "plans.json").write_text("{"), "plans.json: not JSON"),
     ],
 )  # fmt: skip
 def test_damaged_model_folders(folders: Path, capsys: pytest.CaptureFixture[str], spoil: Any, message: str) -> None:

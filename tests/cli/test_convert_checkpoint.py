@@ -80,9 +80,9 @@ def test_pretrained_weights_go_through_nnunets_loader(files: dict[str, Path], tm
         ),
         (lambda f: f["weights"].write_text("<!DOCTYPE html>"), "w.pt is a web page, not a checkpoint"),
         (lambda f: f["weights"].write_text("version https://git-lfs.github.com/spec/v1"), "is a pointer of Git LFS"),
-        (lambda f: f["plans"].write_text("<html>"), "plans.json is no JSON"),
+        (lambda f: f["plans"].write_text("<html>"), "plans.json: not JSON"),
         (lambda f: f["plans"].write_text('{"a": 1}'), "plans.json is not nnU-Net plans"),
-        (lambda f: f["plans"].write_text("[1]"), 'it has no "configurations"'),
+        (lambda f: f["plans"].write_text("[1]"), "plans.json: holds [1]; expected an object"),
         (lambda f: f["dataset"].write_text('{"name": "x"}'), "dataset.json is not a dataset.json of nnU-Net"),
         (
             lambda f: torch.save(

@@ -19,11 +19,12 @@ import pytest
 import SimpleITK as sitk
 
 from nnunet_mamba.cli.main import main
-from nnunet_mamba.evaluation.description import describe, masks_of, read_object
+from nnunet_mamba.evaluation.description import describe, masks_of
 from nnunet_mamba.evaluation.each_case import of_each_case
 from nnunet_mamba.evaluation.intact import check_intact
 from nnunet_mamba.evaluation.masks import counts_of, files_by_case, read_pair
 from nnunet_mamba.evaluation.output import as_text
+from nnunet_mamba.whole_files import read_object
 
 LABELS = {"background": 0, "a": 1, "b": 2}
 SHAPE = (6, 8, 10)
@@ -355,9 +356,9 @@ def test_labels_of_the_decathlon(folders: Path) -> None:
     ("content", "message"),
     [
         ("[1]", r"holds \[1\]; expected an object"),
-        ("{", "no usable JSON"),
-        ("[" * 50_000, "no usable JSON"),
-        ('{"a": 1, "a": 2}', 'no usable JSON: "a" is there twice'),
+        ("{", "not JSON"),
+        ("[" * 50_000, "not JSON"),
+        ('{"a": 1, "a": 2}', 'not JSON: "a" is there twice'),
         ("{}", "labels are null; expected"),
         ('{"labels": []}', r"labels are \[\]; expected"),
         ('{"labels": {"background": 0}}', r"labels \{.*\} name no foreground"),
@@ -398,7 +399,7 @@ def test_descriptions_with_meaning(tmp_path: Path) -> None:
     (tmp_path / "d.json").write_bytes(b"\xef\xbb\xbf{}")
     assert read_object(tmp_path / "d.json") == {}
     (tmp_path / "d.json").write_bytes(b'{"a": "\xff"}')
-    with pytest.raises(ValueError, match=r"d\.json: no usable JSON"):
+    with pytest.raises(ValueError, match=r"d\.json: not JSON"):
         read_object(tmp_path / "d.json")
 
 
