@@ -6,18 +6,24 @@ Every refusal says what is there and what to type.
 from __future__ import annotations
 
 import difflib
-import os
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets
 
-from nnunet_mamba.checks import NNUNET_FOLDERS, nnunet_folder, nnunet_folders
+from nnunet_mamba.nnunet_folders import (
+    DATASET_NAME,
+    VARIABLES,
+    Dataset,
+    ModelFolder,
+    dataset_names,
+    models_in,
+    roots,
+    roots_that_are_set,
+)
 from nnunet_mamba.whole_files import read_json, read_object
 
-NAME = re.compile(r"Dataset\d{3}_.+")
 PLANNED = ("2d", "3d_lowres", "3d_fullres", "3d_cascade_fullres")
 """Configurations that nnU-Net's planners, and ours, make."""
 NNUNET_FOLDS = 5
@@ -26,12 +32,9 @@ SHOWN = 15
 
 def dataset_name(name_or_number: str | int) -> str:
     """`4` -> `Dataset004_Hippocampus`. Raises ValueError if there is no such dataset or more than one."""
-    folders = [Path(os.environ[v]) for v in NNUNET_FOLDERS if os.environ.get(v)]
-    if not folders:
-        nnunet_folders(*NNUNET_FOLDERS)
+    folders = roots_that_are_set() or roots(*VARIABLES)
     given = str(name_or_number).strip().rstrip("/")
-    there = (p for folder in folders for p in folder.glob("Dataset*") if p.is_dir())
-    known = sorted({p.name for p in there if NAME.fullmatch(p.name)})
+    known = dataset_names()
     if given in known:
         found = [given]
     elif given.isascii() and given.isdecimal() and 0 < int(given) < 1000:
@@ -49,14 +52,15 @@ def dataset_name(name_or_number: str | int) -> str:
 
 
 def _no_dataset(given: str, folders: Iterable[Path], known: list[str]) -> str:
-    numbers = [f"{int(name[7:10])} ({name[11:]})" for name in known]
+    datasets = [Dataset(name) for name in known]
+    numbers = [f"{d.number} ({d.title})" for d in datasets]
     there = f"there are: {_shown(numbers)}" if known else "there is none"
-    by_title = {name[11:].lower(): name for name in known}
+    by_title = {d.title.lower(): d for d in datasets}
     near = difflib.get_close_matches(given.lower().split("_")[-1], by_title, n=1, cutoff=0.75)
-    meant = f". Did you mean -d {int(by_title[near[0]][7:10])}?" if near else ""
+    meant = f". Did you mean -d {by_title[near[0]].number}?" if near else ""
     if given.isascii() and given.isdecimal() and 0 < int(given) < 1000:
         return f"no Dataset{int(given):03d}_* in {_shown(folders)}; {there}"
-    if NAME.fullmatch(given):
+    if DATASET_NAME.fullmatch(given):
         return f"no {given} in {_shown(folders)}; {there}{meant}"
     expected = "expected a number from 1 to 999, or a name such as Dataset004_Hippocampus"
     return f"{expected}; in {_shown(folders)} {there}{meant}"
@@ -64,22 +68,22 @@ def _no_dataset(given: str, folders: Iterable[Path], known: list[str]) -> str:
 
 def read_dataset_json(dataset: str) -> dict[str, Any]:
     """Of the raw dataset, or its copy beside the preprocessed data. Raises ValueError if it is missing or no JSON."""
-    for variable in ("nnUNet_raw", "nnUNet_preprocessed"):
-        path = nnunet_folder(variable) / dataset / "dataset.json"
+    folders = Dataset(dataset)
+    for path in (folders.dataset_json, folders.preprocessed_dataset_json):
         if path.is_file():
             return read_object(path)
-    raise ValueError(f"{nnunet_folder('nnUNet_raw') / dataset / 'dataset.json'}: no such file")
+    raise ValueError(f"{folders.dataset_json}: no such file")
 
 
 def plans_file(dataset: str, *names: str) -> Path:
     """The first of these plans that is there. Raises ValueError naming what is and the command that makes them."""
-    folder = nnunet_folder("nnUNet_preprocessed") / dataset
-    path = next((p for name in names if (p := folder / f"{name}.json").is_file()), None)
+    folders = Dataset(dataset)
+    path = next((p for name in names if (p := folders.plans(name)).is_file()), None)
     if path is None:
-        found = sorted(p.stem for p in folder.glob("*lans*.json"))
+        found = folders.plans_names()
         raise ValueError(
             f"{dataset} has no {' or '.join(names)}; it has {', '.join(found) or 'no plans at all'}. Make them "
-            f"with nnUNetv2_plan_and_preprocess -d {int(dataset[7:10])} (and -pl PLANNER), or name others"
+            f"with nnUNetv2_plan_and_preprocess -d {folders.number} (and -pl PLANNER), or name others"
         )
     return path
 
@@ -98,25 +102,22 @@ def check_configuration_name(name: str, plans: Path, option: str = "-c") -> None
         raise ValueError(f"{option} {name}: {said}{_meant(name, there)}")
 
 
-def model_folder(dataset: str, name: str) -> Path:
-    """`nnUNet_results/DATASET/TRAINER__PLANS__CONFIGURATION`. Raises ValueError naming the models that are there."""
-    folder = nnunet_folder("nnUNet_results") / dataset
-    if not any((folder / name / file).is_file() for file in ("plans.json", "dataset.json")):
-        others = sorted(p.parent.name for p in folder.glob("*__*__*/plans.json"))
+def find_model(dataset: str, name: str) -> ModelFolder:
+    """The model `TRAINER__PLANS__CONFIGURATION` of a dataset. Raises ValueError naming the models that are there."""
+    results = Dataset(dataset).results
+    folder = ModelFolder(results / name)
+    if not (folder.plans.is_file() or folder.dataset_json.is_file()):
+        others = models_in(results)
         raise ValueError(
-            f"{folder / name}: no trained model there. In {dataset}: {_shown(others) or 'none'}{_meant(name, others)}"
+            f"{folder.path}: no trained model there. In {dataset}: {_shown(others) or 'none'}{_meant(name, others)}"
         )
-    return folder / name
+    return folder
 
 
 def number_of_folds(dataset: str) -> int:
     """Of the dataset's split: the one that trainings use, or the one that comes with the dataset, or nnU-Net's 5."""
-    folders = [Path(os.environ[v]) for v in ("nnUNet_preprocessed", "nnUNet_raw") if os.environ.get(v)]
-    for folder in folders:
-        split = folder / dataset / "splits_final.json"
-        if split.is_file():
-            return len(_read_split(split))
-    return NNUNET_FOLDS
+    split = next((path for path in Dataset(dataset).splits() if path.is_file()), None)
+    return NNUNET_FOLDS if split is None else len(_read_split(split))
 
 
 def _read_split(path: Path) -> list[Any]:

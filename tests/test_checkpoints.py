@@ -21,6 +21,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_mamba import checkpoints, released
 from nnunet_mamba.comparison.training import read_fold
+from nnunet_mamba.nnunet_folders import FoldFolder
 from tests.stock_plans import DATASET_JSON, stock_plans
 
 UMAMBA = {"input_channels": 1, "num_classes": 3, "features_per_stage": [4, 8, 8], "kernel_sizes": [[3, 3, 3]] * 3,
@@ -122,10 +123,10 @@ def test_a_report_on_others_results_runs_nothing_of_them(tmp_path: Path, capsys:
     ran, folder = tmp_path / "ran", tmp_path / "fold_2"
     folder.mkdir()
     nnunet_checkpoint(folder / "checkpoint_final.pth", {"a": torch.zeros(7)})
-    honest = read_fold(folder)
+    honest = read_fold(FoldFolder(folder))
     assert (honest.parameters, honest.epochs, honest.seconds) == (7, 2, 3.0)
     nnunet_checkpoint(folder / "checkpoint_final.pth", {"a": torch.zeros(7)}, extra=RunsCode(ran))
-    record = read_fold(folder)
+    record = read_fold(FoldFolder(folder))
     assert not ran.exists()
     assert (record.fold, record.parameters, record.curves) == (2, 0, {})
     assert "could run code" in capsys.readouterr().out

@@ -7,23 +7,23 @@ from pathlib import Path
 
 import pytest
 
-from nnunet_mamba.checks import NNUNET_FOLDERS, nnunet_folders
 from nnunet_mamba.datasets import (
     check_configuration_name,
     check_folds,
     dataset_name,
-    model_folder,
+    find_model,
     number_of_folds,
     plans_file,
     read_dataset_json,
 )
+from nnunet_mamba.nnunet_folders import VARIABLES, ModelFolder, roots
 
 
 @pytest.fixture
 def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Datasets 4, 5 and 6, each in another of nnU-Net's folders."""
     for variable, name in zip(
-        NNUNET_FOLDERS, ("Dataset004_Hippocampus", "Dataset005_Prostate", "Dataset006_Lung"), strict=True
+        VARIABLES, ("Dataset004_Hippocampus", "Dataset005_Prostate", "Dataset006_Lung"), strict=True
     ):
         monkeypatch.setenv(variable, str(tmp_path / variable))
         (tmp_path / variable / name).mkdir(parents=True)
@@ -79,7 +79,7 @@ def test_two_datasets_of_one_number(folders: Path) -> None:
 
 
 def test_no_dataset_at_all_and_many(folders: Path) -> None:
-    for variable in NNUNET_FOLDERS:
+    for variable in VARIABLES:
         for path in (folders / variable).iterdir():
             path.rmdir()
     with pytest.raises(ValueError, match=r"no Dataset004_.*; there is none$"):
@@ -91,17 +91,17 @@ def test_no_dataset_at_all_and_many(folders: Path) -> None:
 
 
 def test_what_is_not_set_is_told_with_what_to_type(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for variable in NNUNET_FOLDERS:
+    for variable in VARIABLES:
         monkeypatch.delenv(variable, raising=False)
     with pytest.raises(ValueError, match="variable nnUNet_raw is not set, nor is nnUNet_preprocessed or nnUNet_res"):
         dataset_name("4")
     monkeypatch.setenv("nnUNet_raw", str(tmp_path))
     with pytest.raises(ValueError, match=r"nnUNet_results is not set; .* export nnUNet_results=\$HOME/nnunet/results$"):
-        nnunet_folders("nnUNet_raw", "nnUNet_results")
+        roots("nnUNet_raw", "nnUNet_results")
     (tmp_path / "file").touch()
     monkeypatch.setenv("nnUNet_results", str(tmp_path / "file"))
     with pytest.raises(ValueError, match=r"nnUNet_results=.*file is a file, not a folder"):
-        nnunet_folders("nnUNet_results")
+        roots("nnUNet_results")
 
 
 def test_configurations(folders: Path) -> None:
@@ -123,12 +123,12 @@ def test_plans_and_models(folders: Path) -> None:
     assert plans_file("Dataset005_Prostate", "A", "B") == made
     model = folders / "nnUNet_results" / "Dataset006_Lung" / "nnUNetTrainer__nnUNetPlans__2d"
     with pytest.raises(ValueError, match=r"no trained model there. In Dataset006_Lung: none$"):
-        model_folder("Dataset006_Lung", model.name)
+        find_model("Dataset006_Lung", model.name)
     model.mkdir()
     (model / "plans.json").touch()
-    assert model_folder("Dataset006_Lung", model.name) == model
+    assert find_model("Dataset006_Lung", model.name) == ModelFolder(model)
     with pytest.raises(ValueError, match=r"In Dataset006_Lung: nnUNetTrainer__nnUNetPlans__2d\. Did you mean nnUNetT"):
-        model_folder("Dataset006_Lung", "nnUNetTrainer__nnUNetPlans__3d")
+        find_model("Dataset006_Lung", "nnUNetTrainer__nnUNetPlans__3d")
 
 
 def test_folds(folders: Path) -> None:

@@ -16,8 +16,8 @@ import pytest
 import dataset_conversion
 from dataset_conversion import declare, generic
 from dataset_conversion.command import NAMES
-from nnunet_mamba.checks import check_labels
 from nnunet_mamba.cli.main import VERBS, parser_of
+from nnunet_mamba.plan_checks import check_labels
 from nnunet_mamba.planning.grid import load_grid
 from nnunet_mamba.planning.recipe_format import check_recipe
 from tests.test_readme import PAGES, ROOT

@@ -68,7 +68,6 @@ from torch import nn
 from nnunet_mamba.architectures import mamba_encoder
 from nnunet_mamba.architectures.topology import topology
 from nnunet_mamba.calibration.components import remove_small_components
-from nnunet_mamba.checks import has_regions
 from nnunet_mamba.comparison.training import DICE, LOSSES, PREDICTING
 from nnunet_mamba.crossval.models import STOCK_PLANNERS
 from nnunet_mamba.discovery import hook, resolve
@@ -76,6 +75,7 @@ from nnunet_mamba.doctor.messages import explain
 from nnunet_mamba.evaluation.description import masks_of
 from nnunet_mamba.names import locate
 from nnunet_mamba.names.architecture_entry import TOPOLOGY_KEYS
+from nnunet_mamba.plan_checks import has_regions
 from nnunet_mamba.planning import base, configurations
 from nnunet_mamba.trainers import pretrained
 from nnunet_mamba.trainers.base import nnUNetTrainerMamba

@@ -11,7 +11,8 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "nnunet_mamba"
 
 RANK = {
-    "names": -1, "whole_files": -1, "version": 0, "markdown": 0, "checks": 0, "checkpoints": 0, "ops": 0,
+    "names": 0, "nnunet_folders": 0, "plan_checks": 0, "checkpoints": 0, "whole_files": 0, "markdown": 0, "version": 0,
+    "ops": 0,
     "blocks": 1, "memory": 1, "datasets": 1, "architectures": 2,
     "planning": 3, "released": 3, "trainers": 3, "evaluation": 3,
     "calibration": 4, "discovery": 4, "benchmarks": 4, "crossval": 4, "comparison": 4, "doctor": 5, "cli": 6,
@@ -21,7 +22,8 @@ WITHOUT_NNUNET = (
     "whole_files",
     "version",
     "markdown",
-    "checks",
+    "nnunet_folders",
+    "plan_checks",
     "checkpoints",
     "ops",
     "blocks",

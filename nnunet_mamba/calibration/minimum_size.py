@@ -15,12 +15,12 @@ from tqdm import tqdm
 from nnunet_mamba.calibration import UNITS
 from nnunet_mamba.calibration.choose import Gain, best_values, gain, groups_of, held_out
 from nnunet_mamba.calibration.components import SIZES, fills, outermost_last, over_sizes, remove_small_components
-from nnunet_mamba.calibration.model_folder import Case, ModelFolder
 from nnunet_mamba.calibration.scores import METRICS, overlap
+from nnunet_mamba.calibration.validated_model import Case, ValidatedModel
 from nnunet_mamba.evaluation.description import masks_of
 from nnunet_mamba.evaluation.masks import files_by_case
 from nnunet_mamba.evaluation.output import writable_folder
-from nnunet_mamba.whole_files import read_object
+from nnunet_mamba.whole_files import read_object, write_json
 
 STORED = "minimum_size.json"
 
@@ -39,9 +39,9 @@ class MinimumSize:
         return ", ".join(f"{n} {s:g} {self.unit}" for n, s in zip(self.names, self.sizes, strict=True))
 
     @classmethod
-    def load(cls, model: ModelFolder) -> MinimumSize:
+    def load(cls, model: ValidatedModel) -> MinimumSize:
         """Raises ValueError if none were chosen."""
-        path = model.path / STORED
+        path = model.folder.path / STORED
         if not path.is_file():
             raise ValueError(f"{path}: no such file; choose sizes first: the same command without -i and -o")
         content = read_object(path)
@@ -57,26 +57,26 @@ class MinimumSize:
         values = tuple(tuple(v) for v in content["values"])
         return cls(tuple(content["names"]), values, tuple(content["sizes"]), tuple(content["fill"]), content["unit"])
 
-    def store(self, model: ModelFolder, report: dict[str, Any]) -> Path:
+    def store(self, model: ValidatedModel, report: dict[str, Any]) -> Path:
         """And, for voxels, what nnU-Net's own command applies"""
         content = {
             "names": self.names, "values": self.values, "sizes": self.sizes, "fill": self.fill, "unit": self.unit,
         }  # fmt: skip
-        model.write(STORED, {**content, **report})
+        write_json(model.folder.path / STORED, {**content, **report})
         if self.unit == "voxels":
             arguments = {"values": self.values, "sizes": self.sizes, "fill": self.fill}
             save_pickle(([remove_small_components], [arguments]), str(self.pickle(model)))
-        return model.path / STORED
+        return model.folder.path / STORED
 
-    def pickle(self, model: ModelFolder) -> Path:
-        return model.path / "minimum_size_postprocessing.pkl"
+    def pickle(self, model: ValidatedModel) -> Path:
+        return model.folder.path / "minimum_size_postprocessing.pkl"
 
     def on(self, labels: np.ndarray, spacing: Sequence[float], sizes: Sequence[float] | None = None) -> np.ndarray:
         """spacing: mm; sizes: others than these, in the same order"""
         chosen = self.sizes if sizes is None else sizes
         return remove_small_components(labels, self.values, chosen, self.fill, voxel_size(self.unit, spacing))
 
-    def apply(self, model: ModelFolder, source: Path, target: Path) -> int:
+    def apply(self, model: ValidatedModel, source: Path, target: Path) -> int:
         """Write the label maps of `source` without small components; how many.
 
         Raises ValueError for none, and, after all others are written, for files that are no label maps.
@@ -126,12 +126,12 @@ def voxel_size(unit: str, spacing: Sequence[float]) -> float:
     return 1.0 if unit == "voxels" else float(np.prod(spacing))
 
 
-def choose(model: ModelFolder, folds: Sequence[str], metric: str, unit: str) -> Found:
+def choose(model: ValidatedModel, folds: Sequence[str], metric: str, unit: str) -> Found:
     """The sizes with the best mean over all validation cases, mask by mask, and what they gain on held-out cases."""
     if metric not in METRICS:
         raise ValueError(f"-metric {metric}; expected one of {', '.join(METRICS)}")
     if not folds:
-        raise ValueError(f"{model.path}: no fold has finished its validation")
+        raise ValueError(f"{model.folder.path}: no fold has finished its validation")
     masks = masks_of(model.dataset_json["labels"])
     names = outermost_last(masks)
     fill = dict(zip(masks, fills(masks, model.dataset_json.get("regions_class_order")), strict=True))
@@ -150,7 +150,7 @@ def choose(model: ModelFolder, folds: Sequence[str], metric: str, unit: str) -> 
     return Found(size, metric, float(np.mean(before)), gain(before, after), group, tuple(folds))
 
 
-def _scores(model: ModelFolder, case: Case, size: MinimumSize, metric: str) -> np.ndarray:
+def _scores(model: ValidatedModel, case: Case, size: MinimumSize, metric: str) -> np.ndarray:
     """(masks, sizes); each mask alone"""
     predicted, truth, counted, spacing = model.label_maps(case)
     voxel = voxel_size(size.unit, spacing)
@@ -159,7 +159,7 @@ def _scores(model: ModelFolder, case: Case, size: MinimumSize, metric: str) -> n
 
 
 def _before_and_after(
-    model: ModelFolder, case: Case, size: MinimumSize, sizes: Sequence[float], metric: str
+    model: ValidatedModel, case: Case, size: MinimumSize, sizes: Sequence[float], metric: str
 ) -> list[float]:
     """Mean over the masks of the label map, as predicted and without its small components"""
     predicted, truth, counted, spacing = model.label_maps(case)

@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from nnunet_mamba.calibration.model_folder import ModelFolder
+    from nnunet_mamba.calibration.validated_model import ValidatedModel
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,24 +27,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Returns 0. Raises ValueError for a model without thresholds or without probabilities."""
-    from nnunet_mamba.calibration.model_folder import STOCK_MANAGER, ModelFolder
+    from nnunet_mamba.calibration.validated_model import STOCK_MANAGER, ValidatedModel
 
     if options.apply and options.remove:
         raise ValueError("--apply and --remove exclude each other")
-    model = ModelFolder.find(options.d, options.tr, options.p, options.c)
+    model = ValidatedModel.find(options.d, options.tr, options.p, options.c)
     if options.remove:
         model.set_label_manager(STOCK_MANAGER)
-        print(f"Predictions of {model.path.name} use one half again")
+        print(f"Predictions of {model.folder.name} use one half again")
         return 0
     if options.apply:
         stored = model.stored()
         name = model.apply(stored["thresholds"])
-        print(f"Predictions of {model.path.name} use {_shown(stored)} ({name} in its plans.json); back: --remove")
+        print(f"Predictions of {model.folder.name} use {_shown(stored)} ({name} in its plans.json); back: --remove")
         return 0
     return _choose(model, options)
 
 
-def _choose(model: ModelFolder, options: argparse.Namespace) -> int:
+def _choose(model: ValidatedModel, options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from nnunet_mamba.calibration import choose
@@ -55,9 +55,9 @@ def _choose(model: ModelFolder, options: argparse.Namespace) -> int:
     if options.metric not in METRICS:
         raise ValueError(f"-metric {options.metric}; expected one of {', '.join(METRICS)}")
     count = count_thresholds(model.labels)
-    folds = options.f or model.finished_folds()
+    folds = options.f or model.folder.finished_folds()
     if not folds:
-        raise ValueError(f"{model.path}: no fold has finished its validation")
+        raise ValueError(f"{model.folder.path}: no fold has finished its validation")
     cases = model.cases(folds)
     scores = {c.name: model.scores(c, options.metric) for c in tqdm(cases, desc="scores at all thresholds")}
     groups = choose.groups_of({c.name: c.fold for c in cases})

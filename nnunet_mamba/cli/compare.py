@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from nnunet_mamba.checks import NNUNET_FOLDERS, nnunet_folders
 from nnunet_mamba.cli.evaluate import DEFAULT_METRICS, check_quickly
 from nnunet_mamba.comparison import TESTS
 from nnunet_mamba.evaluation.empty_masks import EmptyRule
+from nnunet_mamba.nnunet_folders import FIRST_CHANNEL, VARIABLES, Dataset, ModelFolder, roots
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
     check_quickly(options)
     if options.test not in TESTS:
         raise ValueError(f"-test {options.test}; expected {' or '.join(TESTS)}")
-    folders, dataset, models = _asked_for(options)
+    dataset, models = _asked_for(options)
     from nnunet_mamba.comparison import candidates as found
     from nnunet_mamba.comparison.cases import FILE, Groups, read_groups
     from nnunet_mamba.comparison.compare import Inputs, compare
@@ -54,26 +54,27 @@ def run(options: argparse.Namespace) -> int:
     from nnunet_mamba.evaluation.masks import files_by_case
     from nnunet_mamba.evaluation.output import writable_folder
 
-    raw, preprocessed, results = (folder / dataset for folder in folders)
-    dataset_json = read_dataset_json(dataset)
-    where = f"dataset.json of {dataset}"
+    dataset_json = read_dataset_json(dataset.name)
+    where = f"dataset.json of {dataset.name}"
     rule = EmptyRule(options.both_empty, options.one_empty)
     asked = question(describe(dataset_json, where), options.metrics, rule, options.unknown_as_background)
     ending = ending_of(dataset_json, where)
     if options.ref is None:
-        given = [found.from_model(model, options.f) for model in models]
-        truth, images = preprocessed / "gt_segmentations", raw / "imagesTr"
+        given = [found.from_model(ModelFolder(model), options.f) for model in models]
+        truth, images = dataset.truths, dataset.images
     else:
         given = [found.from_folder(folder, ending) for folder in models]
         truth, images = options.ref, options.images
     named = found.with_short_names(given)
     references = files_by_case(truth, ending)
     cases = found.common_cases(named, references, options.allow_missing)
-    table = options.cohorts or (raw / FILE if (raw / FILE).is_file() else None)
-    groups = Groups() if table is None else read_groups(table, cases)
-    out = writable_folder((options.o or results / "comparison").resolve())
-    pictures = {} if images is None else files_by_case(images, f"_0000{ending}")
-    inputs = Inputs(dataset, named, references, pictures, cases, groups, asked, options.test, out.parent / "energy")
+    table = options.cohorts or dataset.raw / FILE
+    groups = read_groups(table, cases) if table.is_file() else Groups()
+    out = writable_folder((options.o or dataset.results / "comparison").resolve())
+    pictures = {} if images is None else files_by_case(images, FIRST_CHANNEL + ending)
+    inputs = Inputs(
+        dataset.name, named, references, pictures, cases, groups, asked, options.test, out.parent / "energy"
+    )
     report = compare(inputs, out, options.np)
     write_markdown(report, out / "report.md")
     write_html(report, out / "report.html")
@@ -82,9 +83,9 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _asked_for(options: argparse.Namespace) -> tuple[list[Path], str, list[Path]]:
-    """nnU-Net's folders, the dataset, and the models or folders of predictions, before torch is imported."""
-    from nnunet_mamba.datasets import dataset_name, model_folder
+def _asked_for(options: argparse.Namespace) -> tuple[Dataset, list[Path]]:
+    """The dataset, and the folders of models or of predictions, before torch is imported."""
+    from nnunet_mamba.datasets import dataset_name, find_model
 
     for option, folder in (("-ref", options.ref), ("-images", options.images)):
         if folder is not None and not folder.is_dir():
@@ -93,13 +94,13 @@ def _asked_for(options: argparse.Namespace) -> tuple[list[Path], str, list[Path]
         raise ValueError(f"-cohorts {options.cohorts}: no such file")
     if options.o is not None and options.o.is_file():
         raise ValueError(f"-o {options.o} is a file; expected a folder")
-    folders = nnunet_folders(*NNUNET_FOLDERS)
+    roots(*VARIABLES)
     dataset = dataset_name(options.d)
     if options.ref is None:
-        models = [Path(n) if Path(n).is_dir() else model_folder(dataset, n) for n in options.models]
+        models = [Path(n) if Path(n).is_dir() else find_model(dataset, n).path for n in options.models]
     else:
         models = [Path(n) for n in options.models]
         missing = [str(m) for m in models if not m.is_dir()]
         if missing:
             raise ValueError(f"{', '.join(missing)}: no such folder; with -ref, name folders of predictions")
-    return folders, dataset, models
+    return Dataset(dataset), models

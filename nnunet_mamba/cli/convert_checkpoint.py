@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nnunet_mamba.nnunet_folders import ALL, ModelFolder
 from nnunet_mamba.whole_files import read_object, write_json
 
-FOLD = "fold_all"
 MIRRORING = "inference_allowed_mirroring_axes"
 
 
@@ -162,16 +162,18 @@ def write_model_folder(folder: Path, conversion: dict[str, Any], dataset: dict[s
     """What nnU-Net's training leaves behind, as far as prediction reads it. Complete or not there at all."""
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    (partial / FOLD).mkdir(parents=True)
-    write_json(partial / "plans.json", conversion["plans"])
-    write_json(partial / "dataset.json", dataset)
+    written = ModelFolder(partial)
+    fold = written.fold(ALL)
+    fold.path.mkdir(parents=True)
+    write_json(written.plans, conversion["plans"])
+    write_json(written.dataset_json, dataset)
     checkpoint = {
         "network_weights": conversion["weights"],
         "trainer_name": conversion["trainer"],
         "init_args": {"configuration": configuration},
         MIRRORING: conversion["mirroring"],
     }
-    _save(checkpoint, partial / FOLD / "checkpoint_final.pth")
+    _save(checkpoint, fold.final)
     partial.rename(folder)
 
 

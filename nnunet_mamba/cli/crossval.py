@@ -7,12 +7,12 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnunet_mamba.checks import NNUNET_FOLDERS, nnunet_folder, nnunet_folders
+from nnunet_mamba.nnunet_folders import VARIABLES, Dataset, roots
 
 if TYPE_CHECKING:
     from nnunet_mamba.crossval.local import Outcome
-    from nnunet_mamba.crossval.models import Model
     from nnunet_mamba.crossval.study import Study
+    from nnunet_mamba.nnunet_folders import Model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
     """Returns 0, or 1 when a step failed. Raises ValueError for what cannot be trained."""
     more = tuple(_option(text) for text in options.sbatch)
     models, dataset = _asked_for(options)
-    out = (options.o or nnunet_folder("nnUNet_results") / dataset / "crossval").resolve()
+    out = (options.o or Dataset(dataset).results / "crossval").resolve()
     if out.is_file():
         raise ValueError(f"-o {out} is a file; expected a folder")
     from nnunet_mamba.crossval import slurm
@@ -94,10 +94,10 @@ def _asked_for(options: argparse.Namespace) -> tuple[tuple[Model, ...], str]:
     if options.gpus and options.device not in ("cuda", None):
         raise ValueError(f"--gpus {' '.join(options.gpus)} with -device {options.device}; leave one of them out")
     models = pair_models(options.tr, options.p, options.c)
-    _, preprocessed, _ = nnunet_folders(*NNUNET_FOLDERS)
+    roots(*VARIABLES)
     dataset = dataset_name(options.d)
     for model in models:
-        plans = preprocessed / dataset / f"{model.plans}.json"
+        plans = Dataset(dataset).plans(model.plans)
         if not plans.is_file():
             planner_of(model.plans)
         check_configuration_name(model.configuration, plans)

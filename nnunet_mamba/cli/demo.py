@@ -15,9 +15,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import nnunet_mamba
-from nnunet_mamba.checks import NNUNET_FOLDERS
 from nnunet_mamba.crossval.commands import CommandFailedError, StockCommands, environment
 from nnunet_mamba.names import suffixes
+from nnunet_mamba.nnunet_folders import (
+    DATASET_JSON,
+    FIRST_CHANNEL,
+    IMAGES,
+    LABELS,
+    SEPARATOR,
+    UNSEEN_IMAGES,
+    VARIABLES,
+    Dataset,
+)
 from nnunet_mamba.whole_files import read_object, write_json
 
 if TYPE_CHECKING:
@@ -57,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
     if out.is_file():
         raise ValueError(f"--out {out} is a file; expected a folder")
     # nnU-Net reads these when it is imported
-    os.environ.update({name: str(out / name) for name in NNUNET_FOLDERS})
+    os.environ.update({name: str(out / name) for name in VARIABLES})
     from nnunet_mamba.planning.recipe_format import check_demo
     from nnunet_mamba.planning.recipes import load_recipe
 
@@ -118,15 +127,16 @@ class Demo:
         return Study(self.dataset, models, tuple(FOLDS), self.out, self.device, processes=int(PROCESSES))
 
     def _prepare(self) -> None:
-        if self.study.raw.is_dir() and not (self.out / "steps" / "convert.done").is_file():
-            shutil.rmtree(self.study.raw)  # a half-finished conversion, which nnU-Net's converter would refuse to touch
+        if self.study.folders.raw.is_dir() and not (self.out / "steps" / "convert.done").is_file():
+            # a half-finished conversion, which nnU-Net's converter would refuse to touch
+            shutil.rmtree(self.study.folders.raw)
         np = ["-np", PROCESSES]
         self.commands.run(
             "convert", ["nnUNetv2_convert_MSD_dataset", "-i", str(self.source), *np], f"Convert to {self.dataset}"
         )
         reference = self.source / "labelsTs_reference"
         if reference.is_dir():
-            shutil.copytree(reference, self.study.raw / "labelsTs", dirs_exist_ok=True)
+            shutil.copytree(reference, self.study.folders.unseen_labels, dirs_exist_ok=True)
         self.commands.run(
             "fingerprint",
             ["nnUNetv2_extract_fingerprint", "-d", self.study.number, "--verify_dataset_integrity", *np],
@@ -140,7 +150,7 @@ class Demo:
 
         if "inherits_from" not in self.size:
             return
-        path = self.study.preprocessed / f"{PLANS}.json"
+        path = self.study.folders.plans(PLANS)
         plans = read_object(path)
         parent = plans["configurations"][self.size["inherits_from"]]
         added = shrunk_configuration(parent, self.size)
@@ -157,7 +167,7 @@ class Demo:
         from nnunet_mamba.crossval.steps import predictions
         from nnunet_mamba.evaluation.overlay import draw_overlay
 
-        information = read_object(self.study.choice_file)
+        information = read_object(self.study.folders.choice)
         rows = [(_readable(name), score) for name, score in information["all_results"].items()]
         width = max(60, *(len(name) for name, _ in rows))
         print("\nMean foreground Dice\n  cross-validation, 5 folds")
@@ -166,8 +176,8 @@ class Demo:
         best = information["best_model_or_ensemble"]
         members = " + ".join(m["trainer"] for m in best["selected_model_or_models"])
         print(f"    {'chosen, after postprocessing: ' + members:<{width}} {best['result_on_crossval_post_pp']:.3f}")
-        final, labels = predictions(self.study, "chosen"), self.study.raw / "labelsTs"
-        images, predicted = self.study.raw / "imagesTs", final
+        final, labels = predictions(self.study, "chosen"), self.study.folders.unseen_labels
+        images, predicted = self.study.folders.unseen_images, final
         scores = self._unseen_scores() if labels.is_dir() else {}
         if scores:
             print(f"  {len(scores)} unseen cases, chosen and postprocessed")
@@ -178,11 +188,14 @@ class Demo:
         else:
             print(f"  unseen cases: not scored, no labels in {self.source / 'labelsTs_reference'}")
             predicted = Path(best["postprocessing_file"]).parent
-            images, labels = self.study.raw / "imagesTr", self.study.raw / "labelsTr"
+            images, labels = self.study.folders.images, self.study.folders.labels
             shown = sorted(p.name for p in predicted.glob("*.nii.gz"))[0].removesuffix(".nii.gz")
         picture = self.out / "overlay.png"
         draw_overlay(
-            images / f"{shown}_0000.nii.gz", labels / f"{shown}.nii.gz", predicted / f"{shown}.nii.gz", picture
+            images / f"{shown}{FIRST_CHANNEL}.nii.gz",
+            labels / f"{shown}.nii.gz",
+            predicted / f"{shown}.nii.gz",
+            picture,
         )
         print(f"\nPicture of {shown}, prediction against truth: {picture}\nPredictions: {final}")
 
@@ -202,7 +215,7 @@ def _readable(identifier: str) -> str:
     if identifier.startswith("ensemble___"):
         _, first, second, _ = identifier.split("___")
         return f"ensemble of {_readable(first)} and {_readable(second)}"
-    return identifier.split("__")[0]
+    return identifier.split(SEPARATOR)[0]
 
 
 def _dataset_name(source: Path) -> str:
@@ -210,13 +223,13 @@ def _dataset_name(source: Path) -> str:
     match = TASK_NAME.match(source.name)
     if match is None:
         raise ValueError(f"--data {source}: the folder's name must be TaskXX_Name, for example Task04_Hippocampus")
-    missing = [name for name in ("imagesTr", "labelsTr", "imagesTs", "dataset.json") if not (source / name).exists()]
+    missing = [name for name in (IMAGES, LABELS, UNSEEN_IMAGES, DATASET_JSON) if not (source / name).exists()]
     if missing:
         raise ValueError(f"--data {source}: {', '.join(missing)} not found; expected the folders of an MSD download")
-    cases = [p for p in (source / "imagesTr").glob("*.nii.gz") if not p.name.startswith(".")]
+    cases = [p for p in (source / IMAGES).glob("*.nii.gz") if not p.name.startswith(".")]
     if len(cases) < len(FOLDS):
         raise ValueError(f"--data {source}: {len(cases)} training images; 5-fold cross-validation needs at least 5")
-    return f"Dataset{int(match[1]):03d}_{match[2]}"
+    return Dataset.of(int(match[1]), match[2]).name
 
 
 def _device(asked: str | None) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nnunet_mamba.evaluation.empty_masks import EmptyRule
+from nnunet_mamba.nnunet_folders import DATASET_JSON
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,7 +27,7 @@ MOST_SHOWN = 20
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-ref", required=True, type=Path, metavar="DIR", help="reference segmentations")
     parser.add_argument("-pred", required=True, type=Path, metavar="DIR", help="predictions, with the same file names")
-    parser.add_argument("-djfile", type=Path, metavar="dataset.json", help="labels or regions; default: beside the "
+    parser.add_argument("-djfile", type=Path, metavar=DATASET_JSON, help="labels or regions; default: beside the "
                         "predictions, as nnUNetv2_predict leaves it; without one, the values found")  # fmt: skip
     parser.add_argument("-metrics", nargs="+", default=list(DEFAULT_METRICS), metavar="NAME",
                         help="Dice IoU HD95 HD95area HD ASSD NSD1 (at 1 mm; NSD2, NSD0.5, ...) clDice LesionDice "
@@ -115,7 +116,7 @@ def _what_to_score(options: argparse.Namespace) -> tuple[Description, Pairs]:
     from nnunet_mamba.evaluation.found_values import found_ending, found_labels
     from nnunet_mamba.whole_files import read_object
 
-    path = options.djfile or options.pred / "dataset.json"
+    path = options.djfile or options.pred / DATASET_JSON
     if path.is_file():
         description = describe(read_object(path), path)
         ending = description.ending or found_ending(options.ref, options.pred)

@@ -79,11 +79,11 @@ def _unknown_verb(given: str) -> str:
 
 def _find_model(options: argparse.Namespace) -> None:
     """Raises ValueError for a dataset or model that is not there; before torch is imported."""
-    from nnunet_mamba.checks import nnunet_folders
-    from nnunet_mamba.datasets import dataset_name, model_folder
+    from nnunet_mamba.datasets import dataset_name, find_model
+    from nnunet_mamba.nnunet_folders import Model, roots
 
-    nnunet_folders("nnUNet_preprocessed", "nnUNet_results")
-    model_folder(dataset_name(options.d), f"{options.tr}__{options.p}__{options.c}")
+    roots("nnUNet_preprocessed", "nnUNet_results")
+    find_model(dataset_name(options.d), Model(options.tr, options.p, options.c).name)
 
 
 def _page(error: str) -> str:

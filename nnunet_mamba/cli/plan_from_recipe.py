@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from nnunet_mamba.checks import nnunet_folders
+from nnunet_mamba.nnunet_folders import roots
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
     limit = options.gpu_memory_target
     if limit is not None and not 0 < limit < float("inf"):
         raise ValueError(f"-gpu_memory_target {limit:g}; expected GB, a number > 0")
-    nnunet_folders("nnUNet_preprocessed")
+    roots("nnUNet_preprocessed")
     there = plans_file(dataset_name(options.d), *names)
     check_configuration_name(recipe["inherits_from"], there, f"recipe {recipe['name']}: inherits_from")
     from nnunet_mamba.planning.configurations import DatasetPlans

@@ -29,19 +29,19 @@ example: nnunet-mamba postprocess -d 500 -c 3d_fullres -tr nnUNetTrainerSegMamba
 def run(options: argparse.Namespace) -> int:
     """Returns 0. Raises ValueError for a model without validation, or without stored sizes."""
     from nnunet_mamba.calibration.minimum_size import MinimumSize, choose
-    from nnunet_mamba.calibration.model_folder import ModelFolder
+    from nnunet_mamba.calibration.validated_model import ValidatedModel
 
     if options.unit not in UNITS:
         raise ValueError(f"-unit {options.unit}; expected {' or '.join(UNITS)}")
     if (options.i is None) != (options.o is None):
         raise ValueError("-i and -o belong together: -i PREDICTIONS -o OUT")
-    model = ModelFolder.find(options.d, options.tr, options.p, options.c)
+    model = ValidatedModel.find(options.d, options.tr, options.p, options.c)
     if options.i is not None:
         stored = MinimumSize.load(model)
         count = stored.apply(model, options.i, options.o)
         print(f"{count} label maps without components below {stored}: {options.o}")
         return 0
-    found = choose(model, options.f or model.finished_folds(), options.metric, options.unit)
+    found = choose(model, options.f or model.folder.finished_folds(), options.metric, options.unit)
     print(f"{options.metric} as predicted: {found.before:.4f} (empty truth and empty prediction count as 1)")
     print(f"minimum sizes: {found.size}")
     print(f"gain, each case with sizes chosen without its {found.group}: {found.gain}")

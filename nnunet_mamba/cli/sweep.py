@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nnunet_mamba.checks import nnunet_folders
+from nnunet_mamba.nnunet_folders import SEPARATOR, Dataset, FoldFolder, roots
 
 if TYPE_CHECKING:
     from nnunet_mamba.planning.sweep import Variant
@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError(f"{options.grid}: no such file; expected a JSON grid, see nnunet-mamba sweep --help")
     if limit is not None and not 0 < limit < float("inf"):
         raise ValueError(f"-gpu_memory_target {limit:g}; expected GB, a number > 0")
-    grid, results = _asked_for(options)
+    grid = _asked_for(options)
     from nnunet_mamba.planning import sweep as sweeps
     from nnunet_mamba.planning.configurations import DatasetPlans, gigabytes
     from nnunet_mamba.planning.estimate import budget_bytes
@@ -64,33 +64,34 @@ def run(options: argparse.Namespace) -> int:
         over = "" if variant in kept else "   left out: over -gpu_memory_target"
         print(f"  {variant.configuration}  {variant.trainer}  about {gigabytes(variant.memory)}{over}")
 
-    folders = [v.folder(results, plans.dataset, plans.name) for v in kept]
+    dataset = Dataset(plans.dataset)
+    folders = [dataset.model(v.model(plans.name)) for v in kept]
     kept_sweep = sweeps.Sweep(tuple(kept), made.configurations)
     failed = 0
-    jobs = [(v, folder, fold) for v, folder in zip(kept, folders, strict=True) for fold in options.f]
-    missing = [(v, folder, fold) for v, folder, fold in jobs if sweeps.dice(folder, fold) is None]
+    jobs = [(v, folder.fold(fold)) for v, folder in zip(kept, folders, strict=True) for fold in options.f]
+    missing = [(v, fold) for v, fold in jobs if sweeps.dice(fold) is None]
     print(f"\n{len(jobs) - len(missing)} of {len(jobs)} trainings finished")
-    for variant, folder, fold in missing:
-        line = sweeps.command(variant, plans.dataset, plans.name, fold, options.device)
-        if (folder / f"fold_{fold}" / "checkpoint_latest.pth").is_file():
+    for variant, fold in missing:
+        line = sweeps.command(variant, plans.dataset, plans.name, fold.number, options.device)
+        if fold.latest.is_file():
             line.append("--c")
         if options.run:
-            failed += not _train(results / plans.dataset / SWEEPS, variant, fold, line)
+            failed += not _train(dataset.results / SWEEPS, variant, fold, line)
         else:
             print(shlex.join(line))
     print("\n" + sweeps.results_table(kept_sweep, folders, options.f))
     return 1 if failed else 0
 
 
-def _asked_for(options: argparse.Namespace) -> tuple[dict[str, Any], Path]:
-    """The grid and the folder of results; said before torch is imported and before any variant is sized."""
+def _asked_for(options: argparse.Namespace) -> dict[str, Any]:
+    """The grid; what is wrong is said before torch is imported and before any variant is sized."""
     from nnunet_mamba.datasets import check_configuration_name, check_folds, dataset_name, plans_file
     from nnunet_mamba.names.locate import check_trainer
     from nnunet_mamba.planning import grid as grids
 
     grid = grids.load_grid(options.grid)
     check_trainer(grid["trainer"])
-    _, results = nnunet_folders("nnUNet_preprocessed", "nnUNet_results")
+    roots("nnUNet_preprocessed", "nnUNet_results")
     dataset = dataset_name(options.d)
     plans = plans_file(dataset, grid.get("plans", "nnUNetPlans"))
     check_configuration_name(grid["configuration"], plans, "configuration")
@@ -99,17 +100,17 @@ def _asked_for(options: argparse.Namespace) -> tuple[dict[str, Any], Path]:
         raise ValueError(f"-f {' '.join(wrong)}; expected numbers of folds, or all")
     check_folds(dataset, [int(fold) for fold in options.f if fold != "all"])
     print(f"{grids.variants(grid)} variants of {grid['configuration']}, {plans.stem}; sizing them", flush=True)
-    return grid, results
+    return grid
 
 
-def _train(root: Path, variant: Variant, fold: str, line: list[str]) -> bool:
+def _train(root: Path, variant: Variant, fold: FoldFolder, line: list[str]) -> bool:
     """Whether it ended well. A failure is reported and the others go on."""
     from nnunet_mamba.crossval.commands import CommandFailedError, StockCommands
 
-    step = f"{variant.trainer}__{variant.configuration}__fold_{fold}"
+    step = SEPARATOR.join((variant.trainer, variant.configuration, fold.path.name))
     (root / "steps" / f"{step}.done").unlink(missing_ok=True)  # asked for because its result is not there
     try:
-        StockCommands(root, {}).run(step, line, f"{variant.configuration} {variant.trainer} fold {fold}")
+        StockCommands(root, {}).run(step, line, f"{variant.configuration} {variant.trainer} fold {fold.number}")
         return True
     except CommandFailedError as error:
         print(f"    failed, going on: {error}")

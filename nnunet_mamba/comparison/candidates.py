@@ -8,6 +8,7 @@ from pathlib import Path
 
 from nnunet_mamba.evaluation.description import ending_of
 from nnunet_mamba.evaluation.masks import files_by_case
+from nnunet_mamba.nnunet_folders import SEPARATOR, Model, ModelFolder, models_in
 from nnunet_mamba.whole_files import read_object
 
 
@@ -21,32 +22,33 @@ class Candidate:
     name: str
     predictions: Mapping[str, Path]
     folds: Mapping[str, int]
-    model: Path | None = None
+    model: ModelFolder | None = None
     source: str = ""
 
 
-def from_model(folder: Path, folds: Sequence[int] | None) -> Candidate:
+def from_model(folder: ModelFolder, folds: Sequence[int] | None) -> Candidate:
     """Predictions of every case by the fold that was not trained on it.
 
     folds: None for all that have finished. Raises ValueError for unfinished folds and for a case in two of them.
     """
-    if not (folder / "dataset.json").is_file():
-        others = sorted(p.parent.name for p in folder.parent.glob("*__*__*/plans.json"))
-        raise ValueError(f"{folder}: no trained model there. Beside it: {', '.join(others) or 'none'}")
-    ending = ending_of(read_object(folder / "dataset.json"), folder / "dataset.json")
-    numbers = finished_folds(folder) if folds is None else list(folds)
+    if not folder.dataset_json.is_file():
+        others = ", ".join(models_in(folder.path.parent))
+        raise ValueError(f"{folder.path}: no trained model there. Beside it: {others or 'none'}")
+    ending = ending_of(read_object(folder.dataset_json), folder.dataset_json)
+    finished = [int(number) for number in folder.finished_folds() if number.isdecimal()]
+    numbers = finished if folds is None else list(folds)
     if not numbers:
-        raise ValueError(f"{folder}: no fold has finished its validation")
+        raise ValueError(f"{folder.path}: no fold has finished its validation")
     predictions: dict[str, Path] = {}
     origin: dict[str, int] = {}
     for number in numbers:
-        validation = folder / f"fold_{number}" / "validation"
-        if not (validation / "summary.json").is_file():
+        fold = folder.fold(number)
+        if not fold.summary.is_file():
             raise ValueError(
                 f"{folder.name}: fold {number} has not finished its validation; finished: "
-                f"{' '.join(map(str, finished_folds(folder))) or 'none'}"
+                f"{' '.join(map(str, finished)) or 'none'}"
             )
-        for case, path in files_by_case(validation, ending).items():
+        for case, path in files_by_case(fold.validation, ending).items():
             if case in origin:
                 raise ValueError(f"{folder.name}: case {case} is validated in folds {origin[case]} and {number}")
             predictions[case], origin[case] = path, number
@@ -61,12 +63,6 @@ def from_folder(folder: Path, ending: str) -> Candidate:
     return Candidate(folder.name, files, {}, source=str(folder))
 
 
-def finished_folds(model: Path) -> list[int]:
-    """Numbers of the folds with a summary of their validation"""
-    names = [p.parent.parent.name.removeprefix("fold_") for p in model.glob("fold_*/validation/summary.json")]
-    return sorted(int(name) for name in names if name.isdecimal())
-
-
 def with_short_names(candidates: Sequence[Candidate]) -> list[Candidate]:
     """Without what is the same in all of nnU-Net's names: plans, configuration, suffixes of the trainer.
 
@@ -74,10 +70,13 @@ def with_short_names(candidates: Sequence[Candidate]) -> list[Candidate]:
     """
     if len({c.name for c in candidates}) < len(candidates):
         raise ValueError(f"{', '.join(c.name for c in candidates)}: every candidate needs a name of its own")
-    models = {c.name: c.name.split("__") for c in candidates if c.name.count("__") == 2}
-    suffix = _common_suffix([trainer for trainer, _, _ in models.values()])
-    differing = [i for i in (1, 2) if len({parts[i] for parts in models.values()}) > 1]
-    short = {n: "__".join([p[0].removesuffix(suffix), *(p[i] for i in differing)]) for n, p in models.items()}
+    models = {c.name: model for c in candidates if (model := Model.parse(c.name)) is not None}
+    suffix = _common_suffix([model.trainer for model in models.values()])
+    differing = [f for f in ("plans", "configuration") if len({getattr(m, f) for m in models.values()}) > 1]
+    short = {
+        name: SEPARATOR.join([m.trainer.removesuffix(suffix), *(getattr(m, f) for f in differing)])
+        for name, m in models.items()
+    }
     names = [short.get(c.name, c.name) for c in candidates]
     if len(set(names)) < len(names):
         return list(candidates)

@@ -123,7 +123,7 @@ def _training(candidates: Sequence[Candidate], energy: Path | None) -> Section:
     records = {}
     for c in candidates:
         assert c.model is not None
-        records[c.name] = [read_fold(c.model / f"fold_{n}") for n in sorted(set(c.folds.values()))]
+        records[c.name] = [read_fold(c.model.fold(n)) for n in sorted(set(c.folds.values()))]
     used = {
         c.name: energy_kwh(energy, c.model.name, sorted(set(c.folds.values())))
         for c in candidates

@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 
 from nnunet_mamba import checkpoints
+from nnunet_mamba.nnunet_folders import FoldFolder
 
 LOSSES = {"train_losses": "training loss", "val_losses": "validation loss"}
 DICE = {"ema_fg_dice": "pseudo Dice (moving average)", "mean_fg_dice": "pseudo Dice"}
@@ -36,15 +37,14 @@ class FoldRecord:
         return len(self.curves.get("train_losses", ()))
 
 
-def read_fold(folder: Path) -> FoldRecord:
+def read_fold(folder: FoldFolder) -> FoldRecord:
     """A fold's folder in nnUNet_results."""
-    number = int(folder.name.removeprefix("fold_"))
-    checkpoint = folder / "checkpoint_final.pth"
-    if not checkpoint.is_file():
+    number = int(folder.number)
+    if not folder.final.is_file():
         return FoldRecord(number, prediction_seconds=validation_times(folder))
     times = validation_times(folder)
     try:  # somebody else's results, perhaps: nothing in them is run
-        content = checkpoints.read(checkpoint, mmap=True)
+        content = checkpoints.read(folder.final, mmap=True)
         log, weights = dict(content["logging"]), content["network_weights"]
     except (ValueError, KeyError, TypeError) as error:
         print(f"curves, memory and number of parameters are left out of the report: {error}")
@@ -68,12 +68,12 @@ def count_weights(state: dict[str, torch.Tensor]) -> int:
     return sum(unique.values())
 
 
-def validation_times(folder: Path) -> tuple[float, ...]:
+def validation_times(folder: FoldFolder) -> tuple[float, ...]:
     """Seconds between the lines that nnU-Net logs before each validation case, of the last complete validation."""
     times: list[float] = []
     found: tuple[float, ...] = ()
     before: datetime | None = None
-    for log in sorted(folder.glob("training_log_*.txt")):
+    for log in folder.logs():
         for match in PREDICTING.finditer(log.read_text(encoding="utf-8", errors="replace")):
             now = datetime.fromisoformat(match[1])
             if before is not None:
@@ -85,9 +85,9 @@ def validation_times(folder: Path) -> tuple[float, ...]:
     return found
 
 
-def _device(folder: Path) -> str:
+def _device(folder: FoldFolder) -> str:
     """What nnU-Net's debug.json says it was trained on"""
-    path = folder / "debug.json"
+    path = folder.debug
     text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     match = re.search(r'"gpu_name": "([^"]+)"', text)
     if match:

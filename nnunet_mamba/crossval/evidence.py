@@ -9,11 +9,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunet_mamba.crossval.models import Model
 from nnunet_mamba.crossval.study import Study
+from nnunet_mamba.nnunet_folders import FoldFolder, Model
 from nnunet_mamba.whole_files import read_object
-
-FINAL = "checkpoint_final.pth"
 
 
 def is_fresh(outputs: Iterable[Path], inputs: Iterable[Path] = ()) -> bool:
@@ -46,7 +44,7 @@ class Preprocessed:
     def __call__(self) -> bool:
         if not self.study.plans_file(self.model).is_file():
             return False
-        folder = self.study.preprocessed / self.study.configuration(self.model).data_identifier
+        folder = self.study.folders.preprocessed / self.study.configuration(self.model).data_identifier
         return all((folder / f"{case}.pkl").is_file() for case in self.study.cases)
 
 
@@ -54,21 +52,21 @@ class Preprocessed:
 class Trained:
     """The last checkpoint and the summary of its validation."""
 
-    fold: Path
+    fold: FoldFolder
 
     def __call__(self) -> bool:
-        return is_fresh(trained_files(self.fold))
+        return is_fresh((self.fold.final, self.fold.summary))
 
 
 @dataclass(frozen=True)
 class Probabilities:
     """Beside every prediction of a validation, without which nnU-Net cannot make ensembles."""
 
-    fold: Path
+    fold: FoldFolder
     ending: str
 
     def __call__(self) -> bool:
-        predictions = list((self.fold / "validation").glob(f"*{self.ending}"))
+        predictions = list(self.fold.validation.glob(f"*{self.ending}"))
         made = [p.with_name(p.name.removesuffix(self.ending) + ".npz") for p in predictions]
         return bool(made) and all(p.is_file() for p in made)
 
@@ -81,16 +79,11 @@ class BestFound:
 
     def __call__(self) -> bool:
         study = self.study
-        inputs = [trained_files(study.fold(m, f))[1] for m in study.models for f in study.folds]
-        found = study.choice_file
+        inputs = [study.fold(m, f).summary for m in study.models for f in study.folds]
+        found = study.folders.choice
         if not is_fresh([found], inputs):
             return False
         content = read_object(found)
         considered = {Model(m["trainer"], m["plans"], m["configuration"]) for m in content["considered_models"]}
         asked = considered == set(study.models) and tuple(content["folds"]) == study.folds
         return asked and content["ensembling_allowed"] == (study.ensembling and len(study.models) > 1)
-
-
-def trained_files(fold: Path) -> tuple[Path, Path]:
-    """What a finished fold has: the last checkpoint, the summary of its validation"""
-    return fold / FINAL, fold / "validation" / "summary.json"

@@ -53,7 +53,7 @@ def run_step(step: Step, study: Study, environment: dict[str, str], prefix: str 
         return False
     if step.trains:
         study.write_split()
-    with exclusive(study.results / LOCKS / f"{step.name}.lock", step.title) as inherited:
+    with exclusive(study.folders.results / LOCKS / f"{step.name}.lock", step.title) as inherited:
         commands = StockCommands(study.out, environment, inherited)
         print(f"{step.title}\n    $ {shlex.join(step.command)}", flush=True)
         with measured(study.out / ENERGY / f"{step.name}.csv"):

@@ -2,34 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import product
 
 from nnunet_mamba.names import networks
+from nnunet_mamba.nnunet_folders import Model
 
 STOCK_PLANNERS = {
     "nnUNetPlans": "ExperimentPlanner",
     **{f"nnUNetResEncUNet{size}Plans": f"nnUNetPlannerResEnc{size}" for size in ("M", "L", "XL")},
 }
-
-
-@dataclass(frozen=True)
-class Model:
-    """What nnU-Net calls a model: a trainer, plans and one of their configurations."""
-
-    trainer: str
-    plans: str
-    configuration: str
-
-    @property
-    def name(self) -> str:
-        """As nnU-Net names its folder"""
-        return f"{self.trainer}__{self.plans}__{self.configuration}"
-
-    @property
-    def options(self) -> tuple[str, ...]:
-        """For nnU-Net's commands"""
-        return "-tr", self.trainer, "-p", self.plans, "-c", self.configuration
 
 
 def pair_models(trainers: list[str], plans: list[str], configurations: list[str]) -> tuple[Model, ...]:

@@ -11,9 +11,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from nnunet_mamba.crossval.evidence import FINAL, BestFound, Fresh, Preprocessed, Probabilities, Trained, trained_files
-from nnunet_mamba.crossval.models import Model, planner_of
+from nnunet_mamba.crossval.evidence import BestFound, Fresh, Preprocessed, Probabilities, Trained
+from nnunet_mamba.crossval.models import planner_of
 from nnunet_mamba.crossval.study import Study
+from nnunet_mamba.nnunet_folders import Model
 from nnunet_mamba.whole_files import read_object
 
 
@@ -36,7 +37,7 @@ class Step:
 
 def preparation(study: Study) -> list[Step]:
     """Fingerprint, plans and preprocessed data of all models."""
-    fingerprint = study.preprocessed / "dataset_fingerprint.json"
+    fingerprint = study.folders.fingerprint
     np = ("-np", str(study.processes))
     steps = [
         Step("fingerprint", "Take the dataset's fingerprint",
@@ -44,7 +45,7 @@ def preparation(study: Study) -> list[Step]:
              Fresh((fingerprint,)))
     ]  # fmt: skip
     for plans in dict.fromkeys(m.plans for m in study.models):
-        made = study.preprocessed / f"{plans}.json"
+        made = study.folders.plans(plans)
         if not made.is_file():
             command = ("nnUNetv2_plan_experiment", "-d", study.number, "-pl", planner_of(plans))
             steps.append(Step(f"plan_{plans}", f"Plan {plans}", command, Fresh((made,)), ("fingerprint",)))
@@ -135,7 +136,7 @@ def second_half(study: Study) -> list[Step]:
 
 def chosen(study: Study) -> dict[str, Any]:
     """nnU-Net's best model or ensemble"""
-    return read_object(study.choice_file)["best_model_or_ensemble"]
+    return read_object(study.folders.choice)["best_model_or_ensemble"]
 
 
 def predictions(study: Study, name: str) -> Path:
@@ -165,7 +166,7 @@ def _unseen_steps(study: Study) -> Iterator[Step]:
     yield Step(
         "postprocess", "Apply the postprocessing that nnU-Net chose",
         ("nnUNetv2_apply_postprocessing", "-i", str(folders[0]), "-o", str(final), "-pp_pkl_file", str(rules), *np,
-         "-plans_json", best["some_plans_file"], "-dataset_json", str(study.raw / "dataset.json")),
+         "-plans_json", best["some_plans_file"], "-dataset_json", str(study.folders.dataset_json)),
         Fresh(tuple(_files(final, study, ending)), inputs), last,
     )  # fmt: skip
 
@@ -178,7 +179,7 @@ def _prediction(study: Study, model: Model, with_probabilities: bool) -> Step:
                *model.options, "-f", *map(str, study.folds), "-device", study.device, *first,
                *(("--save_probabilities",) if with_probabilities else ()))  # fmt: skip
     outputs = _files(folder, study, study.ending) + (_files(folder, study, ".npz") if with_probabilities else [])
-    weights = tuple(study.fold(model, f) / FINAL for f in study.folds)
+    weights = tuple(study.fold(model, f).final for f in study.folds)
     waits = tuple(f"predict_{m.name}" for m in before)
     title = f"Predict the unseen cases with {model.name}"
     return Step(f"predict_{model.name}", title, command, Fresh(tuple(outputs), weights), waits, True)
@@ -192,7 +193,7 @@ def comparisons(study: Study) -> list[Step]:
     """The report of the cross-validation and, where the unseen cases have labels, theirs."""
     names = [m.name for m in study.models]
     np = ("-np", str(study.processes))
-    summaries = tuple(trained_files(study.fold(m, f))[1] for m in study.models for f in study.folds)
+    summaries = tuple(study.fold(m, f).summary for m in study.models for f in study.folds)
     target = study.out / "comparison"
     command = (
         "nnunet-mamba",

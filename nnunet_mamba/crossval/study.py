@@ -12,9 +12,8 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from nnunetv2.utilities.utils import get_identifiers_from_splitted_dataset_folder
 
 from nnunet_mamba import datasets
-from nnunet_mamba.checks import nnunet_folder
-from nnunet_mamba.crossval.models import Model
 from nnunet_mamba.datasets import NNUNET_FOLDS, read_dataset_json
+from nnunet_mamba.nnunet_folders import Dataset, FoldFolder, Model
 from nnunet_mamba.whole_files import write_json
 
 
@@ -31,29 +30,19 @@ class Study:
     processes: int = 1
 
     @property
+    def folders(self) -> Dataset:
+        """Where nnU-Net keeps what belongs to the dataset"""
+        return Dataset(self.dataset)
+
+    @property
     def number(self) -> str:
-        return str(int(self.dataset[len("Dataset") : len("Dataset") + 3]))
+        return str(self.folders.number)
 
-    @property
-    def raw(self) -> Path:
-        return nnunet_folder("nnUNet_raw") / self.dataset
-
-    @property
-    def preprocessed(self) -> Path:
-        return nnunet_folder("nnUNet_preprocessed") / self.dataset
-
-    @property
-    def results(self) -> Path:
-        return nnunet_folder("nnUNet_results") / self.dataset
-
-    def folder(self, model: Model) -> Path:
-        return self.results / model.name
-
-    def fold(self, model: Model, fold: int) -> Path:
-        return self.folder(model) / f"fold_{fold}"
+    def fold(self, model: Model, fold: int) -> FoldFolder:
+        return self.folders.model(model).fold(fold)
 
     def plans_file(self, model: Model) -> Path:
-        return self.preprocessed / f"{model.plans}.json"
+        return self.folders.plans(model.plans)
 
     @cached_property
     def dataset_json(self) -> dict[str, Any]:
@@ -69,29 +58,24 @@ class Study:
         """Names of the training cases, sorted as nnU-Net sorts them. Raises ValueError if there are none."""
         if "dataset" in self.dataset_json:
             found = sorted(self.dataset_json["dataset"])
-        elif (self.raw / "imagesTr").is_dir():
-            found = sorted(get_identifiers_from_splitted_dataset_folder(str(self.raw / "imagesTr"), self.ending))
+        elif self.folders.images.is_dir():
+            found = sorted(get_identifiers_from_splitted_dataset_folder(str(self.folders.images), self.ending))
         else:
-            labels = (self.preprocessed / "gt_segmentations").glob(f"*{self.ending}")
+            labels = self.folders.truths.glob(f"*{self.ending}")
             found = sorted(p.name.removesuffix(self.ending) for p in labels)
         if not found:
-            raise ValueError(f"{self.raw}: no training cases there")
+            raise ValueError(f"{self.folders.raw}: no training cases there")
         return found
-
-    @property
-    def choice_file(self) -> Path:
-        """What nnU-Net writes when it has chosen the best model or ensemble"""
-        return self.results / "inference_information.json"
 
     @property
     def unseen_images(self) -> Path | None:
         """Images that no training sees, if the dataset has such"""
-        folder = self.raw / "imagesTs"
+        folder = self.folders.unseen_images
         return folder if any(folder.glob(f"*{self.ending}")) else None
 
     @property
     def unseen_labels(self) -> Path | None:
-        folder = self.raw / "labelsTs"
+        folder = self.folders.unseen_labels
         return folder if any(folder.glob(f"*{self.ending}")) else None
 
     def unseen_cases(self) -> list[str]:
@@ -113,6 +97,5 @@ class Study:
 
     def write_split(self) -> None:
         """What nnU-Net's first training would write: before several start at once, on other GPUs and nodes too."""
-        target = self.preprocessed / "splits_final.json"
-        if not target.is_file():
-            write_json(target, generate_crossval_split(self.cases, n_splits=NNUNET_FOLDS))
+        if not self.folders.split.is_file():
+            write_json(self.folders.split, generate_crossval_split(self.cases, n_splits=NNUNET_FOLDS))

@@ -7,8 +7,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from nnunet_mamba.checks import export_line
 from nnunet_mamba.doctor.finding import NOTE, OK, PROBLEM, Finding
+from nnunet_mamba.nnunet_folders import export_line
 
 AREA = "machine"
 FOLDERS = {"nnUNet_raw": 5, "nnUNet_preprocessed": 20, "nnUNet_results": 5}

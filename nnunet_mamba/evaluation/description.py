@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nnunet_mamba.nnunet_folders import DATASET_JSON
 from nnunet_mamba.whole_files import short
 
 HIGHEST = 2**31 - 1
@@ -43,7 +44,7 @@ def describe(content: Mapping[str, Any], where: str | Path) -> Description:
 
 def masks_of(labels: Any) -> dict[str, tuple[int, ...]]:
     """Label values of every foreground label or region of a dataset.json, in its order."""
-    return dict(describe({"labels": labels}, "dataset.json").masks)
+    return dict(describe({"labels": labels}, DATASET_JSON).masks)
 
 
 def ending_of(content: Mapping[str, Any], where: str | Path) -> str:

@@ -13,10 +13,10 @@ from typing import Any, ClassVar
 
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 
-from nnunet_mamba.checks import check_labels
 from nnunet_mamba.memory.training_step import StepMemory
 from nnunet_mamba.names.architecture_entry import architecture_for
 from nnunet_mamba.names.networks import Network
+from nnunet_mamba.plan_checks import check_labels
 from nnunet_mamba.planning.estimate import architecture_memory, budget_bytes, card_gigabytes
 
 STOCK_PLANS = "nnUNetPlans"

@@ -12,8 +12,8 @@ from typing import Any
 from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_mamba.checks import nnunet_folders
 from nnunet_mamba.datasets import dataset_name, plans_file
+from nnunet_mamba.nnunet_folders import Dataset, roots
 from nnunet_mamba.planning.estimate import architecture_memory, card_gigabytes
 from nnunet_mamba.whole_files import read_object, write_json
 
@@ -35,10 +35,10 @@ class DatasetPlans:
     @classmethod
     def load(cls, dataset_id: str | int, *names: str) -> DatasetPlans:
         """The first of these plans that is there. Raises ValueError naming what is and the command that makes them."""
-        nnunet_folders("nnUNet_preprocessed")
+        roots("nnUNet_preprocessed")
         dataset = dataset_name(dataset_id)
         path = plans_file(dataset, *names)
-        plans, information = read_object(path), read_object(path.parent / "dataset.json")
+        plans, information = read_object(path), read_object(Dataset(dataset).preprocessed_dataset_json)
         return cls(dataset, path, plans, information)
 
     @property

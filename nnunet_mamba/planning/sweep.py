@@ -9,13 +9,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from nnunet_mamba import markdown
-from nnunet_mamba.checks import has_regions
 from nnunet_mamba.names import networks, suffixes
 from nnunet_mamba.names.locate import STOCK_TRAINER, locate
+from nnunet_mamba.nnunet_folders import FoldFolder, Model, ModelFolder
+from nnunet_mamba.plan_checks import has_regions
 from nnunet_mamba.planning.configurations import DatasetPlans, for_patch, gigabytes
 from nnunet_mamba.planning.grid import SETTINGS
 from nnunet_mamba.whole_files import read_object
@@ -30,9 +30,9 @@ class Variant:
     settings: dict[str, Any]
     memory: int
 
-    def folder(self, results: Path, dataset: str, plans: str) -> Path:
-        """Where nnU-Net keeps its results"""
-        return results / dataset / f"{self.trainer}__{plans}__{self.configuration}"
+    def model(self, plans: str) -> Model:
+        """What nnU-Net calls it"""
+        return Model(self.trainer, plans, self.configuration)
 
 
 @dataclass(frozen=True)
@@ -98,20 +98,19 @@ def command(variant: Variant, dataset: str, plans: str, fold: str, device: str |
     return ["nnUNetv2_train", dataset, variant.configuration, fold, "-tr", variant.trainer, "-p", plans, *chosen]
 
 
-def dice(folder: Path, fold: str) -> float | None:
+def dice(fold: FoldFolder) -> float | None:
     """Mean foreground Dice of a fold's validation as nnU-Net wrote it, None if it has not finished."""
-    summary = folder / f"fold_{fold}" / "validation" / "summary.json"
-    if not summary.is_file():
+    if not fold.summary.is_file():
         return None
-    return float(read_object(summary)["foreground_mean"]["Dice"])
+    return float(read_object(fold.summary)["foreground_mean"]["Dice"])
 
 
-def results_table(sweep: Sweep, folders: Sequence[Path], folds: Sequence[str]) -> str:
+def results_table(sweep: Sweep, folders: Sequence[ModelFolder], folds: Sequence[str]) -> str:
     """Markdown, best first: settings, estimated memory, Dice per fold and mean over the folds that are there."""
     varied = [key for key in SETTINGS if any(key in v.settings for v in sweep.variants)]
     rows = []
     for variant, folder in zip(sweep.variants, folders, strict=True):
-        scores = [dice(folder, fold) for fold in folds]
+        scores = [dice(folder.fold(fold)) for fold in folds]
         known = [s for s in scores if s is not None]
         mean = sum(known) / len(known) if known else None
         shown = [_shown(variant.settings.get(key)) for key in varied]

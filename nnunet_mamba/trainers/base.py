@@ -13,9 +13,9 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
-from nnunet_mamba.checks import check_configuration, check_labels
 from nnunet_mamba.names.architecture_entry import architecture_for
 from nnunet_mamba.names.networks import Network
+from nnunet_mamba.plan_checks import check_configuration, check_labels
 from nnunet_mamba.trainers.parameter_groups import undecayed
 from nnunet_mamba.trainers.safe import SafeTrainer
 

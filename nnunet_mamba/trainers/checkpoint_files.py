@@ -14,7 +14,9 @@ from pathlib import Path
 
 import torch
 
-LATEST, PREVIOUS, BEST = "checkpoint_latest.pth", "checkpoint_previous.pth", "checkpoint_best.pth"
+from nnunet_mamba.nnunet_folders import BEST, LATEST
+
+PREVIOUS = "checkpoint_previous.pth"
 TORCH_WRITER = "inline_container"
 """In the RuntimeError with which torch's writer fails where the disk is full."""
 

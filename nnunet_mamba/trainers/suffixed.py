@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from nnunet_mamba.checks import has_regions
 from nnunet_mamba.names import suffixes
 from nnunet_mamba.names.suffixes import ADAMW, AS_RELEASED, TrainerName
+from nnunet_mamba.plan_checks import has_regions
 from nnunet_mamba.trainers import losses, schedules
 from nnunet_mamba.trainers.safe import SafeTrainer
 

@@ -17,6 +17,7 @@ from nnunet_mamba.comparison import scores as scoring
 from nnunet_mamba.comparison.candidates import Candidate, common_cases, with_short_names
 from nnunet_mamba.comparison.cases import read_groups
 from nnunet_mamba.comparison.training import read_fold, validation_times
+from nnunet_mamba.nnunet_folders import FoldFolder
 from tests.comparison.conftest import BAD, CASES, DATASET, GOOD, NETWORK_NUMBERS, Workspace
 
 
@@ -145,15 +146,15 @@ def test_other_cases_are_refused_or_left_out(workspace: Workspace, capsys: pytes
 
 def test_records_of_a_fold(workspace: Workspace) -> None:
     folder = workspace.results / GOOD / "fold_0"
-    record = read_fold(folder)
+    record = read_fold(FoldFolder(folder))
     assert (record.fold, record.epochs, record.seconds, record.peak_gb) == (0, 3, 90.0, 1.5)
     assert record.parameters == NETWORK_NUMBERS
     assert record.prediction_seconds == (2.0, 3.0)
     (folder / "checkpoint_final.pth").unlink()
-    assert read_fold(folder).epochs == 0
+    assert read_fold(FoldFolder(folder)).epochs == 0
     log = next(folder.glob("training_log*"))
     log.write_text(log.read_text().replace("Validation complete", "killed"))
-    assert validation_times(folder) == ()
+    assert validation_times(FoldFolder(folder)) == ()
 
 
 def test_names_are_shortened_only_by_what_is_common() -> None:

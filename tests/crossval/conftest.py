@@ -40,14 +40,14 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
 
 
 def write_plans(study: Study, name: str = "nnUNetPlans") -> None:
-    study.preprocessed.mkdir(exist_ok=True)
+    study.folders.preprocessed.mkdir(exist_ok=True)
     plans = {"dataset_name": DATASET, "plans_name": name, "configurations": CONFIGURATIONS}
-    (study.preprocessed / f"{name}.json").write_text(json.dumps(plans))
+    (study.folders.preprocessed / f"{name}.json").write_text(json.dumps(plans))
 
 
 def finish_fold(study: Study, model: Model, fold: int, npz: bool = True) -> None:
     """What a finished training leaves"""
-    folder = study.fold(model, fold) / "validation"
+    folder = study.fold(model, fold).validation
     folder.mkdir(parents=True, exist_ok=True)
     (folder.parent / "checkpoint_final.pth").touch()
     for case in CASES[fold::2]:
@@ -69,5 +69,5 @@ def choose(study: Study, *models: Model) -> None:
             "postprocessing_file": "pp.pkl", "some_plans_file": "plans.json",
         },
     }  # fmt: skip
-    study.results.mkdir(parents=True, exist_ok=True)
-    (study.results / "inference_information.json").write_text(json.dumps(information))
+    study.folders.results.mkdir(parents=True, exist_ok=True)
+    study.folders.choice.write_text(json.dumps(information))

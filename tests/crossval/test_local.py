@@ -77,7 +77,7 @@ def test_a_command_that_leaves_nothing_has_failed(study: Study, tmp_path: Path) 
 def test_what_somebody_else_trains_is_refused(study: Study, tmp_path: Path) -> None:
     step = _step(tmp_path, "train_x")
     with (
-        exclusive(study.results / local.LOCKS / "train_x.lock", "first"),
+        exclusive(study.folders.results / local.LOCKS / "train_x.lock", "first"),
         pytest.raises(BusyError, match=f"Step train_x: another process is at it: pid {os.getpid()}"),
     ):
         run_step(step, study, {})
@@ -86,7 +86,7 @@ def test_what_somebody_else_trains_is_refused(study: Study, tmp_path: Path) -> N
 
 def test_what_somebody_else_trains_has_not_failed(study: Study, tmp_path: Path, capsys) -> None:
     steps = [_step(tmp_path, "train_x"), _step(tmp_path, "needs it", "train_x")]
-    with exclusive(study.results / local.LOCKS / "train_x.lock", "first"):
+    with exclusive(study.folders.results / local.LOCKS / "train_x.lock", "first"):
         outcome = run_all(steps, study, [Slot(None)])
     assert outcome.busy == ["train_x"]
     assert outcome.not_tried == ["needs it"]

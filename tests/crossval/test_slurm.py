@@ -172,7 +172,7 @@ def test_a_time_limit_loses_nothing(toy: Study, cluster: Cluster, tmp_path: Path
     process.wait(60)
     assert (cluster.root / "requeued").read_text().splitlines()[-1] == f"requeue {numbers['train_b']}"
     assert not (made / "train_b").exists()
-    logs = toy.results / "crossval_locks"
+    logs = toy.folders.results / "crossval_locks"
     assert any(logs.iterdir())
     assert cluster.start(numbers["train_b"]).wait(60) == 0, "started again by SLURM"
     assert (made / "log").read_text() == "begun\nbegun\n"

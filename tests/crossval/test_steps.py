@@ -12,7 +12,7 @@ import pytest
 
 from nnunet_mamba.cli import main as cli
 from nnunet_mamba.crossval.evidence import Probabilities, is_fresh
-from nnunet_mamba.crossval.models import Model, pair_models, planner_of
+from nnunet_mamba.crossval.models import pair_models, planner_of
 from nnunet_mamba.crossval.steps import (
     Step,
     choice,
@@ -24,6 +24,7 @@ from nnunet_mamba.crossval.steps import (
 )
 from nnunet_mamba.crossval.study import Study
 from nnunet_mamba.names import networks
+from nnunet_mamba.nnunet_folders import FoldFolder, Model
 from tests.crossval.conftest import CASES, choose, finish_fold, write_plans
 
 
@@ -52,7 +53,7 @@ def test_everything_from_a_raw_dataset(study: Study) -> None:
 
 def test_what_is_there_is_done(study: Study) -> None:
     write_plans(study)
-    folder = study.preprocessed / "nnUNetPlans_3d_fullres"
+    folder = study.folders.preprocessed / "nnUNetPlans_3d_fullres"
     folder.mkdir()
     steps = _by_name(first_half(study))
     assert "plan_nnUNetPlans" not in steps, "a plan is never made again: it would undo what somebody changed"
@@ -69,7 +70,7 @@ def test_what_is_there_is_done(study: Study) -> None:
     assert steps[f"probabilities_{first.name}_0"].command[-2:] == ("--val", "--npz")
     finish_fold(study, first, 0)
     assert steps[f"probabilities_{first.name}_0"].done()
-    (study.fold(first, 0) / "validation" / "summary.json").unlink()
+    study.fold(first, 0).summary.unlink()
     assert not steps[f"train_{first.name}_0"].done(), "killed in its validation"
 
 
@@ -85,8 +86,8 @@ def test_the_choice_is_that_of_these_models_and_of_these_trainings(study: Study)
     assert not choice(replace(study, folds=(0,)), ()).done()
     assert not choice(replace(study, models=study.models[:1]), ()).done()
     assert not choice(replace(study, ensembling=False), ()).done()
-    later = (study.results / "inference_information.json").stat().st_mtime + 5
-    os.utime(study.fold(study.models[1], 1) / "validation" / "summary.json", (later, later))
+    later = study.folders.choice.stat().st_mtime + 5
+    os.utime(study.fold(study.models[1], 1).summary, (later, later))
     assert not best.done(), "a fold was validated after the choice"
 
 
@@ -127,13 +128,13 @@ def test_after_the_choice_of_an_ensemble(study: Study) -> None:
     assert all("--save_probabilities" in steps[f"predict_{m.name}"].command for m in study.models)
     assert steps["postprocess"].after == ("ensemble",)
     assert steps["compare_unseen"].command[:6] == (
-        "nnunet-mamba", "compare", "-d", "7", "-ref", str(study.raw / "labelsTs"),
+        "nnunet-mamba", "compare", "-d", "7", "-ref", str(study.folders.unseen_labels),
     )  # fmt: skip
     assert set(steps["compare_unseen"].after) == {"postprocess", *(f"predict_{m.name}" for m in study.models)}
 
 
 def test_without_labels_only_the_chosen_one_predicts(study: Study) -> None:
-    for path in (study.raw / "labelsTs").iterdir():
+    for path in study.folders.unseen_labels.iterdir():
         path.unlink()
     choose(study, study.models[1])
     steps = _by_name(second_half(study))
@@ -142,7 +143,7 @@ def test_without_labels_only_the_chosen_one_predicts(study: Study) -> None:
 
 
 def test_without_unseen_cases_there_is_only_the_comparison(study: Study) -> None:
-    for path in (study.raw / "imagesTs").iterdir():
+    for path in study.folders.unseen_images.iterdir():
         path.unlink()
     choose(study, study.models[0])
     assert [s.name for s in second_half(replace(study, ensembling=False)) if s.name != "compare_unseen"] == ["compare"]
@@ -163,15 +164,15 @@ def test_all_of_our_plans_are_known() -> None:
 
 def test_split_is_nnunets_own(study: Study) -> None:
     study.write_split()
-    folds = json.loads((study.preprocessed / "splits_final.json").read_text())
+    folds = json.loads(study.folders.split.read_text())
     assert len(folds) == 5
     assert sorted(c for f in folds for c in f["val"]) == CASES
     from nnunetv2.utilities.crossval_split import generate_crossval_split
 
     assert folds[0]["val"] == list(generate_crossval_split(CASES, seed=12345, n_splits=5)[0]["val"])
-    (study.preprocessed / "splits_final.json").write_text("[1, 2]")
+    study.folders.split.write_text("[1, 2]")
     study.write_split()
-    assert (study.preprocessed / "splits_final.json").read_text() == "[1, 2]"
+    assert study.folders.split.read_text() == "[1, 2]"
 
 
 def test_freshness(tmp_path: Path) -> None:
@@ -247,7 +248,7 @@ def test_one_old_output_is_enough_to_be_stale(tmp_path: Path) -> None:
 def test_probabilities_are_needed_for_every_prediction(tmp_path: Path) -> None:
     validation = tmp_path / "validation"
     validation.mkdir()
-    asked = Probabilities(tmp_path, ".nii.gz")
+    asked = Probabilities(FoldFolder(tmp_path), ".nii.gz")
     assert not asked(), "no prediction at all"
     for name in ("a.nii.gz", "b.nii.gz", "a.npz"):
         (validation / name).touch()

@@ -21,7 +21,7 @@ from dataset_conversion.command import EXAMPLES, NAMES, main
 from dataset_conversion.convert import convert
 from dataset_conversion.declare import CT, Case, Options
 from dataset_conversion.examples import case_name, make_asoca, make_brats, make_brats_tree
-from nnunet_mamba.checks import check_labels
+from nnunet_mamba.plan_checks import check_labels
 from tests.dataset_conversion.trees import BRATS_SIZE, SIZE, asoca_tree, brats_tree, find_asoca, find_brats
 
 YEARS = [y.year for y in brats.YEARS]

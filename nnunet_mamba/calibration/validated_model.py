@@ -17,12 +17,12 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_mamba.calibration.label_manager import count_thresholds, foreground, with_thresholds
 from nnunet_mamba.calibration.scores import over_thresholds, overlap
-from nnunet_mamba.checks import nnunet_folder
-from nnunet_mamba.datasets import dataset_name
+from nnunet_mamba.datasets import dataset_name, find_model
 from nnunet_mamba.evaluation.description import describe, ending_of
 from nnunet_mamba.evaluation.intact import check_intact
 from nnunet_mamba.evaluation.masks import counts_of, files_by_case, shown, whole_numbers
 from nnunet_mamba.names.locate import thresholds_name
+from nnunet_mamba.nnunet_folders import Dataset, Model, ModelFolder
 from nnunet_mamba.whole_files import read_object, write_json
 
 STORED = "thresholds.json"
@@ -40,28 +40,27 @@ class Case:
 
 
 @dataclass
-class ModelFolder:
-    """`nnUNet_results/DATASET/TRAINER__PLANS__CONFIGURATION`."""
+class ValidatedModel:
+    """A model of nnU-Net's, with the content of the files beside it."""
 
-    path: Path
-    dataset: str
+    dataset: Dataset
+    model: Model
     plans: dict[str, Any]
     dataset_json: dict[str, Any]
 
     @classmethod
-    def find(cls, dataset: str, trainer: str, plans: str, configuration: str) -> ModelFolder:
+    def find(cls, dataset: str, trainer: str, plans: str, configuration: str) -> ValidatedModel:
         """Raises ValueError naming what is missing."""
-        results = nnunet_folder("nnUNet_results")
-        name = dataset_name(dataset)
-        path = results / name / f"{trainer}__{plans}__{configuration}"
-        if not (path / "plans.json").is_file():
-            others = sorted(p.parent.name for p in (results / name).glob("*__*__*/plans.json"))
-            raise ValueError(f"{path}: no trained model there. In {name}: {', '.join(others) or 'none'}")
-        model = cls(path, name, *(read_object(path / f) for f in ("plans.json", "dataset.json")))
-        where = path / "dataset.json"
-        describe(model.dataset_json, where)
-        ending_of(model.dataset_json, where)
-        return model
+        name, model = dataset_name(dataset), Model(trainer, plans, configuration)
+        folder = find_model(name, model.name)
+        found = cls(Dataset(name), model, read_object(folder.plans), read_object(folder.dataset_json))
+        describe(found.dataset_json, folder.dataset_json)
+        ending_of(found.dataset_json, folder.dataset_json)
+        return found
+
+    @property
+    def folder(self) -> ModelFolder:
+        return self.dataset.model(self.model)
 
     @cached_property
     def labels(self) -> LabelManager:
@@ -77,16 +76,16 @@ class ModelFolder:
         return self._cases(folds, self.dataset_json["file_ending"], "predictions")
 
     def _cases(self, folds: Sequence[str], ending: str, what: str) -> list[Case]:
-        truths = nnunet_folder("nnUNet_preprocessed") / self.dataset / "gt_segmentations"
+        truths = self.dataset.truths
         found = []
         for fold in folds:
-            validation = self.path / f"fold_{fold}" / "validation"
+            validation = self.folder.fold(fold).validation
             names = files_by_case(validation, ending)
             if not names:
-                trainer, plans, configuration = self.path.name.split("__")
+                m = self.model
                 raise ValueError(
-                    f"{validation}: no {what}. Write them: nnUNetv2_train {self.dataset} {configuration} {fold} "
-                    f"-tr {trainer} -p {plans} --val --npz"
+                    f"{validation}: no {what}. Write them: nnUNetv2_train {self.dataset.name} {m.configuration} {fold} "
+                    f"-tr {m.trainer} -p {m.plans} --val --npz"
                 )
             found += [Case(n, fold, f, truths / f"{n}{self.dataset_json['file_ending']}") for n, f in names.items()]
         missing = [str(c.truth) for c in found if not c.truth.is_file()]
@@ -95,10 +94,6 @@ class ModelFolder:
                 f"{missing[0]}: no such file, the truth of a validation case; preprocess the dataset again"
             )
         return found
-
-    def finished_folds(self) -> list[str]:
-        finished = self.path.glob("fold_*/validation/summary.json")
-        return sorted(p.parent.parent.name.removeprefix("fold_") for p in finished)
 
     def scores(self, case: Case, metric: str) -> np.ndarray:
         """(thresholds, grid) of one case"""
@@ -163,7 +158,7 @@ class ModelFolder:
         except (RuntimeError, OSError, ImageFileError) as error:
             raise ValueError(f"{path} cannot be read: {str(error).strip().splitlines()[-1]}") from None
         counts = counts_of(whole_numbers(labels[0], path))
-        known = describe(self.dataset_json, self.path / "dataset.json").values or ()
+        known = describe(self.dataset_json, self.folder.dataset_json).values or ()
         unknown = {v: n for v, n in counts.items() if v not in known}
         if unknown:
             raise ValueError(f"{path} holds {shown(unknown)}; dataset.json has {', '.join(map(str, sorted(known)))}")
@@ -172,19 +167,15 @@ class ModelFolder:
     def _counted(self, truth: np.ndarray) -> np.ndarray:
         return truth != (self.labels.ignore_label if self.labels.has_ignore_label else -1)
 
-    def write(self, name: str, content: dict[str, Any]) -> Path:
-        """A JSON file of the folder"""
-        path = self.path / name
-        write_json(path, content)
-        return path
-
     def store(self, report: dict[str, Any]) -> Path:
         """Keep the report beside the model"""
-        return self.write(STORED, report)
+        path = self.folder.path / STORED
+        write_json(path, report)
+        return path
 
     def stored(self) -> dict[str, Any]:
         """Raises ValueError if no thresholds were chosen."""
-        source = self.path / STORED
+        source = self.folder.path / STORED
         if not source.is_file():
             raise ValueError(f"{source}: no such file; choose thresholds first, without --apply or --remove")
         content = read_object(source)
@@ -197,7 +188,7 @@ class ModelFolder:
     def set_label_manager(self, name: str) -> None:
         """From now on predictions of this model use it. The plans in nnUNet_preprocessed stay as they are."""
         self.plans["label_manager"] = name
-        self.write("plans.json", self.plans)
+        write_json(self.folder.plans, self.plans)
 
     def apply(self, thresholds: Sequence[float]) -> str:
         """Use thresholds in predictions; the name of the label manager that does."""

@@ -1,45 +1,9 @@
-"""What can be known to fail before a training starts, said at once and in numbers."""
+"""Labels and configurations that can be known to fail before a training starts, said at once and in numbers."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
-
-NNUNET_FOLDERS = {
-    "nnUNet_raw": "datasets",
-    "nnUNet_preprocessed": "its plans and preprocessed data",
-    "nnUNet_results": "trained models",
-}
-"""Environment variable -> what nnU-Net keeps in the folder it names."""
-
-
-def nnunet_folder(variable: str) -> Path:
-    """The folder an environment variable of nnU-Net names. Raises ValueError if it is not set, or names a file."""
-    return nnunet_folders(variable)[0]
-
-
-def nnunet_folders(*variables: str) -> list[Path]:
-    """The same for several. Raises ValueError with one line to type for all that are not set."""
-    unset = [v for v in variables if not os.environ.get(v)]
-    if unset:
-        first, *others = unset
-        nor = f", nor is {' or '.join(others)}" if others else ""
-        raise ValueError(
-            f"the environment variable {first} is not set{nor}; nnU-Net keeps {NNUNET_FOLDERS[first]} there. Type, "
-            f"with your own folders: {export_line(*unset)}"
-        )
-    folders = [Path(os.environ[v]) for v in variables]
-    for variable, folder in zip(variables, folders, strict=True):
-        if folder.is_file():
-            raise ValueError(f"{variable}={folder} is a file, not a folder: {export_line(variable)}")
-    return folders
-
-
-def export_line(*variables: str) -> str:
-    """What to type where variables of nnU-Net are missing"""
-    return "export " + " ".join(f"{v}=$HOME/nnunet/{v.removeprefix('nnUNet_')}" for v in variables)
 
 
 def check_labels(labels: Mapping[str, Any], regions_class_order: list[int] | None) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from nnunet_mamba.checks import check_configuration, check_labels, has_regions
+from nnunet_mamba.plan_checks import check_configuration, check_labels, has_regions
 
 GOOD = {"patch_size": [16, 16, 16], "spacing": [1.0, 0.5, 0.5], "batch_size": 2}
 
