@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from nnunet_mamba.blocks.convolutions import Space, space_of
+from nnunet_mamba.names.architecture_entry import total_stride
 
 
 @dataclass(frozen=True)
@@ -27,10 +28,7 @@ class Topology:
     @property
     def total_stride(self) -> tuple[int, ...]:
         """Product of all strides per axis: what a patch must be divisible by."""
-        total = [1] * self.space.dim
-        for stride in self.strides:
-            total = [t * s for t, s in zip(total, stride, strict=True)]
-        return tuple(total)
+        return tuple(total_stride(self.strides))
 
     def check_patch(self, size: Sequence[int]) -> None:
         """Raises ValueError, with the sizes that would work, for a patch the network cannot halve as planned."""

@@ -146,7 +146,7 @@ class Demo:
         self._add_configuration()
 
     def _add_configuration(self) -> None:
-        from nnunet_mamba.planning.recipes import shrunk_configuration
+        from nnunet_mamba.planning.configurations import shrunk_configuration
 
         if "inherits_from" not in self.size:
             return

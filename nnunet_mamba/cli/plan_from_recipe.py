@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
     there = plans_file(dataset_name(options.d), *names)
     check_configuration_name(recipe["inherits_from"], there, f"recipe {recipe['name']}: inherits_from")
     from nnunet_mamba.planning.configurations import DatasetPlans
-    from nnunet_mamba.planning.from_recipe import merge, preview
+    from nnunet_mamba.planning.merge_recipe import merge, preview
 
     plans = DatasetPlans.load(options.d, *names)
     merged = merge(recipe, plans, limit)

@@ -52,6 +52,14 @@ def architecture_for(
     }
 
 
+def total_stride(strides: Sequence[Sequence[int]]) -> list[int]:
+    """What every axis of a patch must be divisible by. strides: per stage, per axis"""
+    total = [1] * len(strides[0])
+    for stride in strides:
+        total = [t * s for t, s in zip(total, stride, strict=True)]
+    return total
+
+
 def _topology_of(class_name: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     missing = [key for key in TOPOLOGY_KEYS if key not in kwargs]
     if missing:

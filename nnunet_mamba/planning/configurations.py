@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from nnunetv2.experiment_planning.experiment_planners.network_topology import ge
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_mamba.datasets import dataset_name, plans_file
+from nnunet_mamba.names.architecture_entry import total_stride
 from nnunet_mamba.nnunet_folders import Dataset, roots
 from nnunet_mamba.planning.estimate import architecture_memory, card_gigabytes
 from nnunet_mamba.whole_files import read_object, write_json
@@ -98,7 +100,7 @@ class DatasetPlans:
         return new
 
 
-def topology(patch: Sequence[int], spacing: Sequence[float], base: int, most: int) -> dict[str, Any]:
+def nnunet_topology(patch: Sequence[int], spacing: Sequence[float], base: int, most: int) -> dict[str, Any]:
     """Stages, widths, kernels and strides by nnU-Net's own rules for a patch in the plan's order of axes.
 
     Raises ValueError with the patch that would work if the strides do not divide this one.
@@ -130,7 +132,7 @@ def for_patch(parent: Mapping[str, Any], patch: Sequence[int], batch: int) -> di
     if list(patch) != list(parent["patch_size"]):
         widths, stages = kwargs["features_per_stage"], kwargs["n_stages"]
         most = max(max(widths), MOST_FEATURES[len(patch)])
-        made = topology(patch, parent["spacing"], widths[0], most)
+        made = nnunet_topology(patch, parent["spacing"], widths[0], most)
         for key, value in kwargs.items():
             if key not in made and isinstance(value, list) and len(value) in (stages, stages - 1):
                 # one number per stage, as for nnU-Net's convolutions: the last one also for further stages
@@ -140,6 +142,44 @@ def for_patch(parent: Mapping[str, Any], patch: Sequence[int], batch: int) -> di
         if kwargs.get("patch_size") is not None:
             kwargs["patch_size"] = list(patch)
     return {"patch_size": list(patch), "batch_size": int(batch), "architecture": architecture}
+
+
+def shrunk_configuration(parent: dict[str, Any], recipe: dict[str, Any]) -> dict[str, Any]:
+    """A configuration that inherits from `parent`: narrower, smaller batch and patch, same topology.
+
+    With `coarsen` its voxels are so many times larger along every axis, and it has preprocessed data of its own.
+    """
+    architecture = copy.deepcopy(parent["architecture"])
+    kwargs = architecture["arch_kwargs"]
+    kwargs["features_per_stage"] = [
+        min(recipe["base_features"] * 2**stage, recipe["max_features"]) for stage in range(kwargs["n_stages"])
+    ]
+    coarsen = recipe.get("coarsen", 1)
+    step = total_stride(kwargs["strides"])
+    patch = [math.ceil(p / coarsen / s) * s for p, s in zip(parent["patch_size"], step, strict=True)]
+    made = {
+        "inherits_from": recipe["inherits_from"],
+        "batch_size": recipe["batch_size"],
+        "patch_size": shrink_patch(patch, step, recipe["max_patch_voxels"]),
+        "architecture": architecture,
+    }
+    if coarsen != 1:
+        made["data_identifier"] = f"{parent['data_identifier']}_coarsened_{coarsen:g}"
+        made["spacing"] = [coarsen * s for s in parent["spacing"]]
+        made["median_image_size_in_voxels"] = [s / coarsen for s in parent["median_image_size_in_voxels"]]
+    return made
+
+
+def shrink_patch(patch: Sequence[int], step: Sequence[int], max_voxels: int) -> list[int]:
+    """The patch made smaller along its longest axis, in steps the strides allow, until it has `max_voxels` at most."""
+    size = [int(p) for p in patch]
+    while math.prod(size) > max_voxels:
+        shrinkable = [axis for axis in range(len(size)) if size[axis] >= 3 * step[axis]]
+        if not shrinkable:
+            break
+        axis = max(shrinkable, key=lambda a: size[a])
+        size[axis] -= step[axis]
+    return size
 
 
 def gigabytes(tensors: float) -> str:

@@ -1,11 +1,8 @@
-"""Small JSON recipes (`plans/`) and how one becomes a configuration of a dataset's plans."""
+"""Small JSON recipes (`plans/`): which come with the package, and reading one."""
 
 from __future__ import annotations
 
-import copy
 import difflib
-import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,46 +38,3 @@ def load_recipe(name_or_path: str | Path) -> dict[str, Any]:
             f"no recipe {str(name_or_path)!r}: neither a file nor one of: {', '.join(recipe_names())}{meant}"
         )
     return read_object(path)
-
-
-def shrunk_configuration(parent: dict[str, Any], recipe: dict[str, Any]) -> dict[str, Any]:
-    """A configuration that inherits from `parent`: narrower, smaller batch and patch, same topology.
-
-    With `coarsen` its voxels are so many times larger along every axis, and it has preprocessed data of its own.
-    """
-    architecture = copy.deepcopy(parent["architecture"])
-    kwargs = architecture["arch_kwargs"]
-    kwargs["features_per_stage"] = [
-        min(recipe["base_features"] * 2**stage, recipe["max_features"]) for stage in range(kwargs["n_stages"])
-    ]
-    coarsen = recipe.get("coarsen", 1)
-    step = total_stride(kwargs["strides"])
-    patch = [math.ceil(p / coarsen / s) * s for p, s in zip(parent["patch_size"], step, strict=True)]
-    made = {
-        "inherits_from": recipe["inherits_from"],
-        "batch_size": recipe["batch_size"],
-        "patch_size": shrink_patch(patch, step, recipe["max_patch_voxels"]),
-        "architecture": architecture,
-    }
-    if coarsen != 1:
-        made["data_identifier"] = f"{parent['data_identifier']}_coarsened_{coarsen:g}"
-        made["spacing"] = [coarsen * s for s in parent["spacing"]]
-        made["median_image_size_in_voxels"] = [s / coarsen for s in parent["median_image_size_in_voxels"]]
-    return made
-
-
-def total_stride(strides: Sequence[Sequence[int]]) -> list[int]:
-    """What every axis of a patch must be divisible by."""
-    return [math.prod(stage[axis] for stage in strides) for axis in range(len(strides[0]))]
-
-
-def shrink_patch(patch: Sequence[int], step: Sequence[int], max_voxels: int) -> list[int]:
-    """The patch made smaller along its longest axis, in steps the strides allow, until it has `max_voxels` at most."""
-    size = [int(p) for p in patch]
-    while math.prod(size) > max_voxels:
-        shrinkable = [axis for axis in range(len(size)) if size[axis] >= 3 * step[axis]]
-        if not shrinkable:
-            break
-        axis = max(shrinkable, key=lambda a: size[a])
-        size[axis] -= step[axis]
-    return size

@@ -27,8 +27,8 @@ from nnunet_mamba.trainers.clipping import clip_large
 from nnunet_mamba.trainers.loading import Numbering, TracedDataLoader, in_order, where_from
 from nnunet_mamba.trainers.parameter_groups import spare_from_decay
 from nnunet_mamba.trainers.pretrained import accept_other_channels
+from nnunet_mamba.trainers.replaced import replaced
 from nnunet_mamba.trainers.schedules import SlowedSchedule
-from nnunet_mamba.trainers.scoped import replaced
 from nnunet_mamba.trainers.sentinel import GoodState, Sentinel
 
 OUR_STATE = "nnunet_mamba"

@@ -20,9 +20,9 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_mamba import planning
 from nnunet_mamba.names import networks
+from nnunet_mamba.names.architecture_entry import total_stride
 from nnunet_mamba.planning.base import nnUNetPlannerMamba
 from nnunet_mamba.planning.estimate import architecture_memory, budget_bytes, nnunet_loss
-from nnunet_mamba.planning.recipes import total_stride
 from tests.planning.fingerprints import DATASET, write_dataset
 
 STAGE_WIDTHS = [4, 8, 8, 8, 8, 8, 8, 8, 8]

@@ -10,8 +10,8 @@ import pytest
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_mamba.planning.configurations import DatasetPlans, for_patch, gigabytes, topology
-from nnunet_mamba.planning.from_recipe import merge, preview
+from nnunet_mamba.planning.configurations import DatasetPlans, for_patch, gigabytes, nnunet_topology
+from nnunet_mamba.planning.merge_recipe import merge, preview
 from nnunet_mamba.planning.recipes import load_recipe, recipe_folder
 from tests.stock_plans import DATASET_JSON, stock_plans
 
@@ -44,12 +44,12 @@ def test_axes_follow_the_transposition(plans: DatasetPlans) -> None:
 
 
 def test_topology_is_nnunets_and_refuses_what_it_would_pad() -> None:
-    made = topology([32, 64, 64], [3.0, 1.0, 1.0], 32, 100)
+    made = nnunet_topology([32, 64, 64], [3.0, 1.0, 1.0], 32, 100)
     assert made["strides"][:2] == [[1, 1, 1], [1, 2, 2]], "the coarse axis is pooled later"
     assert made["kernel_sizes"][0] == [1, 3, 3]
     assert max(made["features_per_stage"]) == 100
     with pytest.raises(ValueError, match=r"need multiples of \[.*\]; use \[32, 64, 64\]"):
-        topology([30, 60, 63], [3.0, 1.0, 1.0], 32, 100)
+        nnunet_topology([30, 60, 63], [3.0, 1.0, 1.0], 32, 100)
 
 
 @pytest.mark.parametrize("recipe_name", RECIPES)

@@ -13,8 +13,8 @@ import pytest
 from nnunet_mamba.cli.main import main
 from nnunet_mamba.planning import configurations
 from nnunet_mamba.planning.configurations import DatasetPlans
-from nnunet_mamba.planning.from_recipe import merge
 from nnunet_mamba.planning.grid import MOST_VARIANTS, load_grid
+from nnunet_mamba.planning.merge_recipe import merge
 from nnunet_mamba.planning.recipe_format import check_demo, check_recipe
 from nnunet_mamba.planning.recipes import load_recipe
 from nnunet_mamba.planning.sweep import derive

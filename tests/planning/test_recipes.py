@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnunet_mamba.planning.recipes import load_recipe, recipe_folder, shrink_patch, shrunk_configuration, total_stride
+from nnunet_mamba.names.architecture_entry import total_stride
+from nnunet_mamba.planning.configurations import shrink_patch, shrunk_configuration
+from nnunet_mamba.planning.recipes import load_recipe, recipe_folder
 from tests.stock_plans import configuration
 
 

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from nnunet_mamba.names import networks
-from nnunet_mamba.names.architecture_entry import architecture_for
-from nnunet_mamba.planning.configurations import MOST_FEATURES, DatasetPlans, gigabytes, topology
+from nnunet_mamba.names.architecture_entry import architecture_for, total_stride
+from nnunet_mamba.planning.configurations import MOST_FEATURES, DatasetPlans, gigabytes, nnunet_topology
 from nnunet_mamba.planning.estimate import budget_bytes
 from nnunet_mamba.planning.recipe_format import check_recipe
-from nnunet_mamba.planning.recipes import total_stride
 
 CONV = {2: "torch.nn.modules.conv.Conv2d", 3: "torch.nn.modules.conv.Conv3d"}
 SMALL = 0.5
@@ -101,7 +100,7 @@ def _topology(
     else:
         base = recipe.get("base_features", network.base_features)
         most = recipe.get("max_features", network.max_features or MOST_FEATURES[dim])
-        made = topology(patch, parent["spacing"], base, most)
+        made = nnunet_topology(patch, parent["spacing"], base, most)
     return {**made, "conv_op": CONV[dim]}
 
 
