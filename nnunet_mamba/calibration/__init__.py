@@ -2,10 +2,11 @@
 
 scores.py           overlap of a case at many thresholds at once
 components.py       overlap without components below many sizes at once, and removing them
-choose.py           the best values, and what they gain on cases they were not chosen on
+gain.py             the best values, and what they gain on cases they were not chosen on
 label_manager.py    nnU-Net's label manager with other thresholds than one half: how predictions get them
+validated_model.py  a trained model's validation, which all is chosen on
+thresholds.py       thresholds: chosen, kept, applied
 minimum_size.py     minimum component sizes: chosen, kept, applied
-model_folder.py     where a trained model keeps what is needed, and what is chosen
 """
 
 UNITS = ("voxels", "mm3")

@@ -13,10 +13,10 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from tqdm import tqdm
 
 from nnunet_mamba.calibration import UNITS
-from nnunet_mamba.calibration.choose import Gain, best_values, gain, groups_of, held_out
 from nnunet_mamba.calibration.components import SIZES, fills, outermost_last, over_sizes, remove_small_components
+from nnunet_mamba.calibration.gain import Gain, best_values, gain, groups_of, held_out
 from nnunet_mamba.calibration.scores import METRICS, overlap
-from nnunet_mamba.calibration.validated_model import Case, ValidatedModel
+from nnunet_mamba.calibration.validated_model import ValidatedModel, ValidationCase
 from nnunet_mamba.evaluation.description import masks_of
 from nnunet_mamba.evaluation.masks import files_by_case
 from nnunet_mamba.evaluation.output import writable_folder
@@ -105,7 +105,7 @@ class MinimumSize:
 
 
 @dataclass(frozen=True)
-class Found:
+class ChosenSize:
     """What was chosen, and what it gains on held-out cases."""
 
     size: MinimumSize
@@ -126,7 +126,7 @@ def voxel_size(unit: str, spacing: Sequence[float]) -> float:
     return 1.0 if unit == "voxels" else float(np.prod(spacing))
 
 
-def choose(model: ValidatedModel, folds: Sequence[str], metric: str, unit: str) -> Found:
+def choose(model: ValidatedModel, folds: Sequence[str], metric: str, unit: str) -> ChosenSize:
     """The sizes with the best mean over all validation cases, mask by mask, and what they gain on held-out cases."""
     if metric not in METRICS:
         raise ValueError(f"-metric {metric}; expected one of {', '.join(METRICS)}")
@@ -147,10 +147,10 @@ def choose(model: ValidatedModel, folds: Sequence[str], metric: str, unit: str) 
     sizes = best_values(list(scores.values()), SIZES, 0.0)
     size = MinimumSize(none.names, none.values, sizes, none.fill, unit)
     group = "fold" if len(folds) > 1 else "part"
-    return Found(size, metric, float(np.mean(before)), gain(before, after), group, tuple(folds))
+    return ChosenSize(size, metric, float(np.mean(before)), gain(before, after), group, tuple(folds))
 
 
-def _scores(model: ValidatedModel, case: Case, size: MinimumSize, metric: str) -> np.ndarray:
+def _scores(model: ValidatedModel, case: ValidationCase, size: MinimumSize, metric: str) -> np.ndarray:
     """(masks, sizes); each mask alone"""
     predicted, truth, counted, spacing = model.label_maps(case)
     voxel = voxel_size(size.unit, spacing)
@@ -159,7 +159,7 @@ def _scores(model: ValidatedModel, case: Case, size: MinimumSize, metric: str) -
 
 
 def _before_and_after(
-    model: ValidatedModel, case: Case, size: MinimumSize, sizes: Sequence[float], metric: str
+    model: ValidatedModel, case: ValidationCase, size: MinimumSize, sizes: Sequence[float], metric: str
 ) -> list[float]:
     """Mean over the masks of the label map, as predicted and without its small components"""
     predicted, truth, counted, spacing = model.label_maps(case)

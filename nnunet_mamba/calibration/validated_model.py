@@ -1,4 +1,4 @@
-"""A trained model's cross-validation: its probabilities, the truth beside them, and the thresholds it keeps."""
+"""A trained model's cross-validation: its probabilities, and the truth beside them."""
 
 from __future__ import annotations
 
@@ -15,22 +15,20 @@ from nibabel.filebasedimages import ImageFileError
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_mamba.calibration.label_manager import count_thresholds, foreground, with_thresholds
+from nnunet_mamba.calibration.label_manager import foreground, with_thresholds
 from nnunet_mamba.calibration.scores import over_thresholds, overlap
 from nnunet_mamba.datasets import dataset_name, find_model
 from nnunet_mamba.evaluation.description import describe, ending_of
 from nnunet_mamba.evaluation.intact import check_intact
 from nnunet_mamba.evaluation.masks import counts_of, files_by_case, shown, whole_numbers
-from nnunet_mamba.names.locate import thresholds_name
 from nnunet_mamba.nnunet_folders import Dataset, Model, ModelFolder
 from nnunet_mamba.whole_files import read_object, write_json
 
-STORED = "thresholds.json"
 STOCK_MANAGER = "LabelManager"
 
 
 @dataclass(frozen=True)
-class Case:
+class ValidationCase:
     """A validation case; `predicted`: its probabilities or its label map."""
 
     name: str
@@ -67,16 +65,16 @@ class ValidatedModel:
         """nnU-Net's own, whatever thresholds are set"""
         return PlansManager({**self.plans, "label_manager": STOCK_MANAGER}).get_label_manager(self.dataset_json)
 
-    def cases(self, folds: Sequence[str]) -> list[Case]:
+    def cases(self, folds: Sequence[str]) -> list[ValidationCase]:
         """Validation cases of these folds. Raises ValueError for a fold without probabilities."""
         return self._cases(folds, ".npz", "probabilities")
 
-    def predictions(self, folds: Sequence[str]) -> list[Case]:
+    def predictions(self, folds: Sequence[str]) -> list[ValidationCase]:
         """The same with label maps. Raises ValueError for a fold without validation."""
         return self._cases(folds, self.dataset_json["file_ending"], "predictions")
 
-    def _cases(self, folds: Sequence[str], ending: str, what: str) -> list[Case]:
-        truths = self.dataset.truths
+    def _cases(self, folds: Sequence[str], ending: str, what: str) -> list[ValidationCase]:
+        truths, of_files = self.dataset.truths, self.dataset_json["file_ending"]
         found = []
         for fold in folds:
             validation = self.folder.fold(fold).validation
@@ -87,7 +85,9 @@ class ValidatedModel:
                     f"{validation}: no {what}. Write them: nnUNetv2_train {self.dataset.name} {m.configuration} {fold} "
                     f"-tr {m.trainer} -p {m.plans} --val --npz"
                 )
-            found += [Case(n, fold, f, truths / f"{n}{self.dataset_json['file_ending']}") for n, f in names.items()]
+            found += [
+                ValidationCase(n, fold, f, truths / f"{n}{self.dataset_json['file_ending']}") for n, f in names.items()
+            ]
         missing = [str(c.truth) for c in found if not c.truth.is_file()]
         if missing:
             raise ValueError(
@@ -95,13 +95,13 @@ class ValidatedModel:
             )
         return found
 
-    def scores(self, case: Case, metric: str) -> np.ndarray:
+    def scores(self, case: ValidationCase, metric: str) -> np.ndarray:
         """(thresholds, grid) of one case"""
         probabilities, masks, counted = self._load(case)
         compared = foreground(self.labels, probabilities)
         return np.stack([over_thresholds(metric, p[counted], m[counted]) for p, m in zip(compared, masks, strict=True)])
 
-    def compare(self, case: Case, metric: str, *choices: Sequence[float]) -> list[float]:
+    def compare(self, case: ValidationCase, metric: str, *choices: Sequence[float]) -> list[float]:
         """For each choice of thresholds: mean over the regions of the label map that they give"""
         probabilities, masks, counted = self._load(case)
         means = []
@@ -114,7 +114,7 @@ class ValidatedModel:
             means.append(float(np.mean(values)))
         return means
 
-    def _load(self, case: Case) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
+    def _load(self, case: ValidationCase) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
         """Probabilities (c *space), the true masks of the thresholds, and the voxels that are not ignored"""
         probabilities = self._probabilities(case.predicted)
         truth = self._read(case.truth)[0]
@@ -136,7 +136,7 @@ class ValidatedModel:
             raise ValueError(f"{path}: {int((~np.isfinite(probabilities)).sum())} probabilities are NaN or infinite")
         return probabilities
 
-    def label_maps(self, case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray, Sequence[float]]:
+    def label_maps(self, case: ValidationCase) -> tuple[np.ndarray, np.ndarray, np.ndarray, Sequence[float]]:
         """Predicted and true labels, the voxels that are not ignored, and the size of a voxel in mm"""
         (predicted, spacing), (truth, _) = self._read(case.predicted), self._read(case.truth)
         if truth.shape != predicted.shape:
@@ -167,36 +167,10 @@ class ValidatedModel:
     def _counted(self, truth: np.ndarray) -> np.ndarray:
         return truth != (self.labels.ignore_label if self.labels.has_ignore_label else -1)
 
-    def store(self, report: dict[str, Any]) -> Path:
-        """Keep the report beside the model"""
-        path = self.folder.path / STORED
-        write_json(path, report)
-        return path
-
-    def stored(self) -> dict[str, Any]:
-        """Raises ValueError if no thresholds were chosen."""
-        source = self.folder.path / STORED
-        if not source.is_file():
-            raise ValueError(f"{source}: no such file; choose thresholds first, without --apply or --remove")
-        content = read_object(source)
-        thresholds, regions = content.get("thresholds"), content.get("regions")
-        lists = isinstance(thresholds, list) and isinstance(regions, list) and len(regions) == len(thresholds)
-        if not lists or not all(type(t) is float and 0 < t < 1 for t in thresholds or ()):
-            raise ValueError(f"{source}: no thresholds as calibrate stores them; choose them again")
-        return content
-
     def set_label_manager(self, name: str) -> None:
         """From now on predictions of this model use it. The plans in nnUNet_preprocessed stay as they are."""
         self.plans["label_manager"] = name
         write_json(self.folder.plans, self.plans)
-
-    def apply(self, thresholds: Sequence[float]) -> str:
-        """Use thresholds in predictions; the name of the label manager that does."""
-        if len(thresholds) != count_thresholds(self.labels):
-            raise ValueError(f"{len(thresholds)} thresholds; this model has {count_thresholds(self.labels)}")
-        name = thresholds_name(thresholds)
-        self.set_label_manager(name)
-        return name
 
 
 def _masks(manager: LabelManager, labels: np.ndarray) -> Iterator[np.ndarray]:

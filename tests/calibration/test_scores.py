@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from nnunet_mamba.calibration import choose
+from nnunet_mamba.calibration import gain
 from nnunet_mamba.calibration.scores import DEFAULT, GRID, METRICS, over_thresholds, overlap
 
 PROBABILITIES = st.one_of(st.floats(0, 1, width=32), st.sampled_from([float(np.float32(g)) for g in GRID]))
@@ -51,23 +51,23 @@ def _case(best: float) -> np.ndarray:
 
 
 def test_the_best_mean_wins_and_ties_go_to_the_middle() -> None:
-    assert choose.best_values([_case(0.3), _case(0.3), _case(0.7)]) == (0.3,)
-    assert choose.best_values([np.zeros((2, len(GRID)))]) == (0.5, 0.5)
+    assert gain.best_values([_case(0.3), _case(0.3), _case(0.7)]) == (0.3,)
+    assert gain.best_values([np.zeros((2, len(GRID)))]) == (0.5, 0.5)
 
 
 def test_a_case_has_no_say_in_its_own_threshold() -> None:
     scores = {"a": _case(0.2), "b": _case(0.2), "c": _case(0.8), "d": _case(0.8)}
     groups = {"a": "0", "b": "0", "c": "1", "d": "1"}
-    assert choose.held_out(scores, groups) == {"a": (0.8,), "b": (0.8,), "c": (0.2,), "d": (0.2,)}
+    assert gain.held_out(scores, groups) == {"a": (0.8,), "b": (0.8,), "c": (0.2,), "d": (0.2,)}
     with pytest.raises(ValueError, match="1 case: a gain needs cases"):
-        choose.held_out({"a": _case(0.2)}, {"a": "0"})
+        gain.held_out({"a": _case(0.2)}, {"a": "0"})
 
 
 def test_folds_are_groups_and_a_single_fold_is_cut() -> None:
-    assert choose.groups_of({"a": "0", "b": "1"}) == {"a": "0", "b": "1"}
-    alone = choose.groups_of(dict.fromkeys("abcdefg", "0"))
-    assert len(set(alone.values())) == choose.GROUPS
-    assert len(set(choose.groups_of({"a": "0", "b": "0"}).values())) == 2
+    assert gain.groups_of({"a": "0", "b": "1"}) == {"a": "0", "b": "1"}
+    alone = gain.groups_of(dict.fromkeys("abcdefg", "0"))
+    assert len(set(alone.values())) == gain.GROUPS
+    assert len(set(gain.groups_of({"a": "0", "b": "0"}).values())) == 2
 
 
 def test_the_interval_covers_the_true_gain_as_often_as_it_says() -> None:
@@ -75,21 +75,21 @@ def test_the_interval_covers_the_true_gain_as_often_as_it_says() -> None:
     rng = np.random.default_rng(0)
     covered = 0
     for _ in range(200):
-        found = choose.gain(np.zeros(30), rng.normal(0.02, 0.05, 30))
+        found = gain.gain(np.zeros(30), rng.normal(0.02, 0.05, 30))
         covered += found.low <= 0.02 <= found.high
     assert 180 <= covered <= 199
 
 
 def test_gains_that_are_all_alike_have_no_interval() -> None:
-    found = choose.gain([0.5, 0.5], [0.5, 0.5])
+    found = gain.gain([0.5, 0.5], [0.5, 0.5])
     assert found.mean == 0
     assert math.isnan(found.low)
     assert not found.is_certain
 
 
 def test_a_gain_is_certain_only_if_its_whole_interval_is_above_zero() -> None:
-    few_gain_much = choose.gain([0.5] * 6, [0.9, 0.4, 0.45, 0.5, 0.6, 0.3])
+    few_gain_much = gain.gain([0.5] * 6, [0.9, 0.4, 0.45, 0.5, 0.6, 0.3])
     assert few_gain_much.mean > 0 > few_gain_much.low
     assert not few_gain_much.is_certain
-    all_gain = choose.gain([0.5] * 6, [0.6, 0.62, 0.58, 0.61, 0.6, 0.59])
+    all_gain = gain.gain([0.5] * 6, [0.6, 0.62, 0.58, 0.61, 0.6, 0.59])
     assert all_gain.is_certain
