@@ -147,7 +147,7 @@ def test_weights_go_into_the_plan_sized_network(kind: str) -> None:
     """With deep supervision, the full-resolution output is the released one; only the coarser heads are new."""
     network = released.build(kind, **TINY[kind]).eval()
     module, _, name = networks.network(network._published.network).architecture.rpartition(".")
-    inputs, outputs, kwargs = network._published.kwargs(**network.config)
+    inputs, outputs, kwargs = network._published.plan_keywords(**network.config)
     dim = 2 if kind == "lightmunet" else 3
     kwargs = {**kwargs, "conv_op": nn.Conv2d if dim == 2 else nn.Conv3d, "deep_supervision": True}
     planned = getattr(import_module(module), name)(inputs, outputs, **kwargs).eval()
@@ -172,7 +172,7 @@ def test_sizes_the_fixed_slices_refuse_run_with_auto(size: tuple[int, ...]) -> N
 
 
 def test_auto_slices_equal_the_release_at_depth_128() -> None:
-    assert [128 // 2 ** (stage + 1) for stage in range(4)] == list(released.RELEASED_SLICES)
+    assert [128 // 2 ** (stage + 1) for stage in range(4)] == list(released.segmamba.RELEASED_SLICES)
     network = released.build("segmamba", nslices="auto", **SEGMAMBA).network
     assert isinstance(network, SegMamba)
     assert network.n_slices == (None,) * 4

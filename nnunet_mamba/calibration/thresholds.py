@@ -38,8 +38,9 @@ class Thresholds:
             raise ValueError(f"{source}: no such file; choose thresholds first, without --apply or --remove")
         content = read_object(source)
         values, regions = content.get("thresholds"), content.get("regions")
-        lists = isinstance(values, list) and isinstance(regions, list) and len(regions) == len(values)
-        if not lists or not all(type(t) is float and 0 < t < 1 for t in values or ()):
+        if not (isinstance(values, list) and isinstance(regions, list) and len(regions) == len(values)) or not all(
+            type(t) is float and 0 < t < 1 for t in values
+        ):
             raise ValueError(f"{source}: no thresholds as calibrate stores them; choose them again")
         return cls(tuple(regions), tuple(values))
 

@@ -85,9 +85,7 @@ class ValidatedModel:
                     f"{validation}: no {what}. Write them: nnUNetv2_train {self.dataset.name} {m.configuration} {fold} "
                     f"-tr {m.trainer} -p {m.plans} --val --npz"
                 )
-            found += [
-                ValidationCase(n, fold, f, truths / f"{n}{self.dataset_json['file_ending']}") for n, f in names.items()
-            ]
+            found += [ValidationCase(name, fold, file, truths / f"{name}{of_files}") for name, file in names.items()]
         missing = [str(c.truth) for c in found if not c.truth.is_file()]
         if missing:
             raise ValueError(

@@ -52,7 +52,7 @@ def test_pretrained_weights_go_through_nnunets_loader(files: dict[str, Path], tm
     target = tmp_path / "pretrained.pth"
     assert main(_arguments(files, "--pretrained", str(target))) == 0
     network = released.load_released(files["weights"])
-    inputs, _, kwargs = network._published.kwargs(**network.config)
+    inputs, _, kwargs = network._published.plan_keywords(**network.config)
     other = type(network.network)(inputs, 5, **{**kwargs, "conv_op": torch.nn.Conv3d, "deep_supervision": True})
     load_pretrained_weights(other, str(target))
     for key, value in network.network.state_dict().items():
