@@ -8,8 +8,12 @@ from collections.abc import Sequence
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Lines of a table; a vertical bar in a cell is escaped."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
+    return "\n".join(line(cells) for cells in (head, ["---"] * len(head), *rows))
+
+
+def line(cells: Sequence[str]) -> str:
+    """One line of a table, for tables that grow"""
+    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
 
 
 def plain(text: str) -> str:

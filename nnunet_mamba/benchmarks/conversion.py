@@ -22,7 +22,7 @@ SIZES = {"asoca": (256, 256, 128), "brats2021": (240, 240, 155)}
 
 
 @dataclass(frozen=True)
-class Row:
+class ConversionRow:
     """Seconds for one set of files; ratio: converted / plain."""
 
     dataset: str
@@ -36,7 +36,7 @@ class Row:
         return asdict(self)
 
 
-def run(repeats: int, say: Callable[[str], None]) -> Iterator[Row]:
+def run(repeats: int, say: Callable[[str], None]) -> Iterator[ConversionRow]:
     """Both on invented cases in the real layouts, in turns, one process; the shorter of each one's times."""
     for name, size in SIZES.items():
         say(name)
@@ -49,7 +49,7 @@ def run(repeats: int, say: Callable[[str], None]) -> Iterator[Row]:
             for _ in range(repeats):
                 plain.append(_seconds(partial(_plain, files, again), again))
                 converted.append(_seconds(partial(convert, found, raw, Options()), raw))
-        yield Row(name, len(files), min(plain), min(converted), min(converted) / min(plain))
+        yield ConversionRow(name, len(files), min(plain), min(converted), min(converted) / min(plain))
 
 
 def _asoca(root: Path, size: tuple[int, int, int]) -> Found:

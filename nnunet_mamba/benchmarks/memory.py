@@ -33,7 +33,7 @@ MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(2**20)}
 
 
 @dataclass(frozen=True)
-class Case:
+class MemoryCase:
     """One network on one patch and batch.
 
     autocast: half precision of the training, None for float32; budget: GB that patch and batch were chosen for, None if
@@ -55,7 +55,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Row:
+class MemoryRow:
     """Bytes. measured is None where `note` says why; ratio: estimated / measured."""
 
     network: str
@@ -91,15 +91,15 @@ def select(only: Sequence[str]) -> list[str]:
     return list(only) or known
 
 
-def given_case(name: str, patch: Sequence[int], batch: int, channels: int, classes: int, device: Device) -> Case:
+def given_case(name: str, patch: Sequence[int], batch: int, channels: int, classes: int, device: Device) -> MemoryCase:
     """A case with this patch. Raises ValueError for a patch that nnU-Net's topology cannot halve."""
     patch = tuple(int(p) for p in patch)
     architecture = architectures(patch, channels, classes)[name]
     memory = architecture_memory(architecture, channels, classes, patch, device)
-    return Case(name, architecture, channels, classes, patch, batch, memory.peak(batch, patch), device.autocast)
+    return MemoryCase(name, architecture, channels, classes, patch, batch, memory.peak(batch, patch), device.autocast)
 
 
-def budget_case(name: str, budget: float, channels: int, classes: int, device: Device) -> Case | None:
+def budget_case(name: str, budget: float, channels: int, classes: int, device: Device) -> MemoryCase | None:
     """The largest cube that fits twice into `budget` GB by the estimate, with its largest batch; None: none does."""
     best, low, high = None, 0, len(EDGES)
     while low < high:  # larger cubes take more
@@ -112,13 +112,13 @@ def budget_case(name: str, budget: float, channels: int, classes: int, device: D
             high = middle
             continue
         low = middle + 1
-        best = Case(
+        best = MemoryCase(
             name, architecture, channels, classes, patch, batch, memory.peak(batch, patch), device.autocast, budget
         )
     return best
 
 
-def run(cases: Sequence[Case], device: str, say: Callable[[str], None]) -> Iterator[Row]:
+def run(cases: Sequence[MemoryCase], device: str, say: Callable[[str], None]) -> Iterator[MemoryRow]:
     """Measure one case after the other. Raises ValueError where memory cannot be measured."""
     before = {key: os.environ.get(key) for key in MALLOC}
     os.environ.update(MALLOC)
@@ -131,12 +131,12 @@ def run(cases: Sequence[Case], device: str, say: Callable[[str], None]) -> Itera
             os.environ.pop(key) if value is None else os.environ.update({key: value})
 
 
-def _row(case: Case, measured: int | None, note: str) -> Row:
+def _row(case: MemoryCase, measured: int | None, note: str) -> MemoryRow:
     ratio = None if measured is None else case.estimated / measured
-    return Row(case.network, case.patch, case.batch, case.budget, case.estimated, measured, ratio, note)
+    return MemoryRow(case.network, case.patch, case.batch, case.budget, case.estimated, measured, ratio, note)
 
 
-def _in_a_new_process(case: Case, device: str) -> tuple[int | None, str]:
+def _in_a_new_process(case: MemoryCase, device: str) -> tuple[int | None, str]:
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         try:
             return pool.submit(measure_step, case, device).result(), ""
@@ -144,7 +144,7 @@ def _in_a_new_process(case: Case, device: str) -> tuple[int | None, str]:
             return None, f"failed: {(str(failure) or type(failure).__name__).splitlines()[0]}"
 
 
-def measure_step(case: Case, device_type: str) -> int:
+def measure_step(case: MemoryCase, device_type: str) -> int:
     """Peak bytes of one training step as nnU-Net makes it, weights included. Call it in a fresh process."""
     device = torch.device(device_type)
     torch.backends.cudnn.benchmark = True  # as nnU-Net sets it
@@ -157,7 +157,7 @@ def measure_step(case: Case, device_type: str) -> int:
     return extra
 
 
-def _smallest(case: Case) -> tuple[int, ...]:
+def _smallest(case: MemoryCase) -> tuple[int, ...]:
     """A patch of two voxels at the bottleneck, or the case's own if the weights fit no other"""
     kwargs = case.architecture["arch_kwargs"]
     if kwargs.get("patch_size") is not None:
@@ -165,7 +165,7 @@ def _smallest(case: Case) -> tuple[int, ...]:
     return tuple(2 * s for s in total_stride(kwargs["strides"]))
 
 
-def _training(case: Case, device: torch.device) -> Callable[[], None]:
+def _training(case: MemoryCase, device: torch.device) -> Callable[[], None]:
     """A network with its optimizer, and the function that makes one step"""
     network = get_network_from_plans(
         case.architecture["network_class_name"], case.architecture["arch_kwargs"],

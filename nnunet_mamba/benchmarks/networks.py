@@ -53,7 +53,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Row:
+class NetworkRow:
     """One network. Times and memory are None where `note` says why."""
 
     network: str
@@ -117,7 +117,7 @@ def run(
     dtype: torch.dtype,
     training: bool,
     say: Callable[[str], None],
-) -> Iterator[Row]:
+) -> Iterator[NetworkRow]:
     """Measure the named networks one after the other."""
     builders = candidates(work)
     for name in names:
@@ -127,14 +127,14 @@ def run(
             network = builders[name]().to(device)
         except Exception as error:  # also another's network that does not work with these versions
             reason = (str(error) or type(error).__name__).splitlines()[0]
-            yield Row(name, 0, None, None, None, None, f"not built: {reason}")
+            yield NetworkRow(name, 0, None, None, None, None, f"not built: {reason}")
             continue
         yield _measure(name, network, work, device, dtype, training)
 
 
 def _measure(
     name: str, network: nn.Module, work: Task, device: torch.device, dtype: torch.dtype, training: bool
-) -> Row:
+) -> NetworkRow:
     parameters = sum(p.numel() for p in network.parameters())
     x = torch.randn(work.batch, work.channels, *work.patch, device=device)
     autocast = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
@@ -143,7 +143,7 @@ def _measure(
         error = _error(network, work, device) if any(isinstance(m, Mamba) for m in network.modules()) else 0.0
         if not error <= TOLERANCE:
             note = f"wrong: error {error:.1e} against the reference scan, allowed {TOLERANCE:g}"
-            return Row(name, parameters, None, None, None, None, note)
+            return NetworkRow(name, parameters, None, None, None, None, note)
 
         def predict() -> Tensor:
             with torch.inference_mode(), autocast:
@@ -156,8 +156,8 @@ def _measure(
             measured[2:] = _training(network, x, autocast, device)
     except Exception as failure:  # too large for this machine, too small for a network, or not ours to foresee
         note = f"failed: {(str(failure) or type(failure).__name__).splitlines()[0]}"
-        return Row(name, parameters, *measured, note)  # type: ignore[arg-type]
-    return Row(name, parameters, *measured)  # type: ignore[arg-type]
+        return NetworkRow(name, parameters, *measured, note)  # type: ignore[arg-type]
+    return NetworkRow(name, parameters, *measured)  # type: ignore[arg-type]
 
 
 def _training(

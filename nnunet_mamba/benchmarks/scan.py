@@ -21,7 +21,7 @@ STATES, TAPS = 16, 4
 
 
 @dataclass(frozen=True)
-class Case:
+class ScanCase:
     """One measured size: channels of the scan, tokens, and for the mixer slices of the inter-slice order."""
 
     op: str
@@ -36,7 +36,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Row:
+class ScanRow:
     """One line of a table. seconds and extra_bytes are None where `note` says why."""
 
     case: str
@@ -51,17 +51,17 @@ class Row:
         return asdict(self)
 
 
-def default_cases(device: torch.device) -> list[Case]:
+def default_cases(device: torch.device) -> list[ScanCase]:
     """SegMamba's stages for one 128^3 patch (batch 2 on a GPU), deepest last."""
     batch = 2 if device.type == "cuda" else 1
     sizes = [(96, 64), (384, 16), (768, 8)]
-    single = [Case("scan", batch, channels, edge**3) for channels, edge in sizes]
-    return [*single, *(Case("mixer", batch, channels, edge**3, edge) for channels, edge in sizes)]
+    single = [ScanCase("scan", batch, channels, edge**3) for channels, edge in sizes]
+    return [*single, *(ScanCase("mixer", batch, channels, edge**3, edge) for channels, edge in sizes)]
 
 
 def run(
-    cases: list[Case], device: torch.device, dtype: torch.dtype, limit: float, say: Callable[[str], None]
-) -> Iterator[Row]:
+    cases: list[ScanCase], device: torch.device, dtype: torch.dtype, limit: float, say: Callable[[str], None]
+) -> Iterator[ScanRow]:
     """Measure every implementation on every case; `limit`: seconds that one call may take, by extrapolation."""
     for case in cases:
         say(str(case))
@@ -70,11 +70,11 @@ def run(
 
 
 def _measure(
-    case: Case, implementation: Implementation, device: torch.device, dtype: torch.dtype, limit: float
-) -> Iterator[Row]:
-    def row(part: str, measured: Measurement | None, error: float | None, note: str = "") -> Row:
+    case: ScanCase, implementation: Implementation, device: torch.device, dtype: torch.dtype, limit: float
+) -> Iterator[ScanRow]:
+    def row(part: str, measured: Measurement | None, error: float | None, note: str = "") -> ScanRow:
         seconds, extra = (measured.seconds, measured.extra_bytes) if measured else (None, None)
-        return Row(str(case), part, implementation.name, seconds, extra, error, note)
+        return ScanRow(str(case), part, implementation.name, seconds, extra, error, note)
 
     reason = implementation.why_not(torch.empty(1, 1, 1, device=device, dtype=dtype))
     if reason is not None:
@@ -101,12 +101,12 @@ def _measure(
 
 
 def check(
-    case: Case, implementation: Implementation, device: torch.device, dtype: torch.dtype
+    case: ScanCase, implementation: Implementation, device: torch.device, dtype: torch.dtype
 ) -> tuple[float, dict[str, float]]:
     """Largest error of y and all gradients at a short length against the reference in float64, and seconds per token"""
     length = min(case.length, CHECK_LENGTH)
     slices = case.n_slices if length % case.n_slices == 0 else 1
-    short = Case(case.op, case.batch, case.channels, length, slices)
+    short = ScanCase(case.op, case.batch, case.channels, length, slices)
     inputs = make_inputs(short, device, dtype)
     judge = {k: v.detach().cpu().double().requires_grad_() for k, v in inputs.items()}
     if case.op == "scan":
@@ -131,22 +131,22 @@ def _error(got: Tensor, expected: Tensor) -> float:
     return float(difference) if difference == difference else float("inf")
 
 
-def _forward(implementation: Implementation, case: Case, inputs: dict[str, Tensor]) -> list[Tensor]:
+def _forward(implementation: Implementation, case: ScanCase, inputs: dict[str, Tensor]) -> list[Tensor]:
     with torch.no_grad():
         return [_call(implementation, case, inputs)]
 
 
-def _training(implementation: Implementation, case: Case, inputs: dict[str, Tensor]) -> list[Tensor]:
+def _training(implementation: Implementation, case: ScanCase, inputs: dict[str, Tensor]) -> list[Tensor]:
     y = _call(implementation, case, inputs)
     return [y, *torch.autograd.grad(y.sum(), list(inputs.values()))]
 
 
-def _call(implementation: Implementation, case: Case, inputs: dict[str, Tensor]) -> Tensor:
+def _call(implementation: Implementation, case: ScanCase, inputs: dict[str, Tensor]) -> Tensor:
     extra = {"n_slices": case.n_slices} if case.op == "mixer" else {}
     return implementation.run(**inputs, **extra)
 
 
-def make_inputs(case: Case, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
+def make_inputs(case: ScanCase, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
     """Random tensors of a trained network's magnitudes; weights in float32 where activations are half"""
     generator = torch.Generator().manual_seed(0)
     weights = torch.float64 if dtype == torch.float64 else torch.float32
@@ -186,7 +186,7 @@ def _decays(channels: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     return A.requires_grad_()
 
 
-def floor_bytes(case: Case, dtype: torch.dtype, part: str) -> int:
+def floor_bytes(case: ScanCase, dtype: torch.dtype, part: str) -> int:
     """Bytes that must cross memory at least: every input read and every result written once.
 
     The gradient reads the inputs and grad_y and writes a gradient of every input.

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nnunet_mamba.benchmarks.record import Record
 
+from nnunet_mamba import markdown
+
 DTYPES = ("float32", "bfloat16", "float16")
 DEFAULT_BUDGETS = {"cpu": (1, 3), "cuda": (8, 11, 16, 24, 40, 80)}
 DEFAULT_PATCH = {"cpu": (64, 64, 64), "cuda": (128, 128, 128)}
@@ -121,7 +123,10 @@ def _ops(options: argparse.Namespace, device: Any, record: Record) -> None:
             batch, channels, length, slices = size
             if min(size) < 1 or length % slices:
                 raise ValueError(f"-size {' '.join(map(str, size))}: expected positive numbers, TOKENS % SLICES = 0")
-            cases += [scan.Case("scan", batch, channels, length), scan.Case("mixer", batch, channels, length, slices)]
+            cases += [
+                scan.ScanCase("scan", batch, channels, length),
+                scan.ScanCase("mixer", batch, channels, length, slices),
+            ]
     head = _head(device)
     record.begin(head, dtype=options.dtype)
     for case in cases:
@@ -136,15 +141,14 @@ def _ops(options: argparse.Namespace, device: Any, record: Record) -> None:
 
 def _print_table(lines: Sequence[Any], part: str) -> None:
     fastest = min((r.seconds for r in lines if r.seconds is not None and r.part == part), default=None)
-    print("| implementation | time | ratio | extra memory | error |\n|---|---|---|---|---|")
+    rows = []
     for r in lines:
         if r.seconds is None or r.part != part or fastest is None:
-            print(f"| {r.implementation} | {r.note} | | | |")
+            rows.append((r.implementation, r.note, "", "", ""))
         else:
-            ratio = r.seconds / fastest
-            print(
-                f"| {r.implementation} | {_time(r.seconds)} | {ratio:.2f} | {_memory(r.extra_bytes)} | {r.error:.1e} |"
-            )
+            ratio, error = f"{r.seconds / fastest:.2f}", f"{r.error:.1e}"
+            rows.append((r.implementation, _time(r.seconds), ratio, _memory(r.extra_bytes), error))
+    print(markdown.table(("implementation", "time", "ratio", "extra memory", "error"), rows))
 
 
 def _network(options: argparse.Namespace, device: Any, record: Record) -> None:
@@ -162,17 +166,15 @@ def _network(options: argparse.Namespace, device: Any, record: Record) -> None:
     for row in networks.run(work, names, device, getattr(torch, options.dtype), training, _say):
         record.add(row)
     print(f"\n{say}\n")
-    print(
-        "| network | parameters | prediction | extra memory | training step | extra memory |\n|---|---|---|---|---|---|"
-    )
-    for r in record.rows:
-        if r.note:
-            print(f"| {r.network} | {r.note} | | | | |")
-            continue
-        print(
-            f"| {r.network} | {r.parameters / 1e6:.1f} M | {_time(r.predict_seconds)} | {_memory(r.predict_bytes)} "
-            f"| {_time(r.train_seconds)} | {_memory(r.train_bytes)} |"
-        )
+    head_line = ("network", "parameters", "prediction", "extra memory", "training step", "extra memory")
+    print(markdown.table(head_line, [_network_cells(r) for r in record.rows]))
+
+
+def _network_cells(r: Any) -> tuple[str, ...]:
+    if r.note:
+        return (r.network, r.note, "", "", "", "")
+    return (r.network, f"{r.parameters / 1e6:.1f} M", _time(r.predict_seconds), _memory(r.predict_bytes),
+            _time(r.train_seconds), _memory(r.train_bytes))  # fmt: skip
 
 
 def _estimates(options: argparse.Namespace, device: Any, record: Record) -> None:
@@ -198,13 +200,13 @@ def _estimates(options: argparse.Namespace, device: Any, record: Record) -> None
         cases += [case for case in found.values() if case is not None]
         for name in (name for name, case in found.items() if case is None):
             print(f"{name}: no patch fits into {budget:g} GB")
-    print("\n| network | patch | batch | estimated | measured | estimated / measured |\n|---|---|---|---|---|---|")
+    print("\n" + markdown.table(("network", "patch", "batch", "estimated", "measured", "estimated / measured"), ()))
     dtype = str(where.autocast or torch.float32).removeprefix("torch.")
     record.begin(head, dtype=dtype, channels=sizes[0], classes=sizes[1])
     for r in memory.run(cases, device.type, _say):
         record.add(r)
         patch, ratio = "x".join(map(str, r.patch)), r.note if r.ratio is None else f"{r.ratio:.3f}"
-        print(f"| {r.network} | {patch} | {r.batch} | {_memory(r.estimated)} | {_memory(r.measured)} | {ratio} |")
+        print(markdown.line((r.network, patch, str(r.batch), _memory(r.estimated), _memory(r.measured), ratio)))
 
 
 def _conversion(options: argparse.Namespace, device: Any, record: Record) -> None:
@@ -214,11 +216,11 @@ def _conversion(options: argparse.Namespace, device: Any, record: Record) -> Non
         raise ValueError(f"-repeats {options.repeats}: expected at least 1")
     head = _head(device)
     record.begin(head)
-    print("\n| dataset | files | read and write | convert | ratio |\n|---|---|---|---|---|")
+    print("\n" + markdown.table(("dataset", "files", "read and write", "convert", "ratio"), ()))
     for r in conversion.run(options.repeats, _say):
         record.add(r)
-        times = f"{_time(r.plain_seconds)} | {_time(r.converted_seconds)}"
-        print(f"| {r.dataset} | {r.files} | {times} | {r.ratio:.2f} |")
+        times = _time(r.plain_seconds), _time(r.converted_seconds)
+        print(markdown.line((r.dataset, str(r.files), *times, f"{r.ratio:.2f}")))
 
 
 def _time(seconds: float | None) -> str:

@@ -17,7 +17,7 @@ from nnunet_mamba.comparison.differences import differences
 from nnunet_mamba.comparison.report import Report, Section, picture
 from nnunet_mamba.comparison.scores import mean_name, scores_of, with_mean
 from nnunet_mamba.comparison.training import energy_kwh, read_fold
-from nnunet_mamba.comparison.viewer import Case, encode
+from nnunet_mamba.comparison.viewer import ViewedCase, encode
 from nnunet_mamba.evaluation import metrics
 from nnunet_mamba.evaluation.evaluate import Evaluation, Question
 from nnunet_mamba.evaluation.output import write_csv
@@ -81,7 +81,7 @@ def compare(inputs: Inputs, out: Path, jobs: int) -> Report:
     chosen = _shown_cases(tables.from_best_to_worst(found, shown[0], primary))
     encoded, overlays = [], {}
     for title, case in chosen.items():
-        files = Case(
+        files = ViewedCase(
             case, inputs.images.get(case), inputs.references[case], {c.name: c.predictions[case] for c in candidates}
         )
         encoded.append({**encode(files), "title": f"{title}: {case}"})

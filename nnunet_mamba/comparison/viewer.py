@@ -23,7 +23,7 @@ WINDOW = (0.5, 99.5)
 
 
 @dataclass(frozen=True)
-class Case:
+class ViewedCase:
     """Files of one case. image: None where there is none to show."""
 
     name: str
@@ -32,7 +32,7 @@ class Case:
     predictions: Mapping[str, Path]
 
 
-def encode(case: Case) -> dict[str, Any]:
+def encode(case: ViewedCase) -> dict[str, Any]:
     """JSON of the viewer: sizes along x y z (to the patient's left, back, head), mm per voxel, mosaics as PNG.
 
     values: label values, each at the place that stands for it in the mosaics; 0 at places that do not occur.

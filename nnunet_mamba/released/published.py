@@ -18,9 +18,9 @@ Weights = Mapping[str, Tensor]
 class Published:
     """One published network.
 
-    plan_keywords: published configuration -> (input channels, outputs, plan keywords). names: own parameter name -> published
-    one, as patterns. recognise: keys that only this network has. sizes_of: configuration from a checkpoint's shapes.
-    dead: published parameters that its forward never uses.
+    plan_keywords: published configuration -> (input channels, outputs, plan keywords). names: own parameter name ->
+    published one, as patterns. recognise: keys that only this network has. sizes_of: configuration from a checkpoint's
+    shapes. dead: published parameters that its forward never uses.
     """
 
     kind: str

@@ -17,7 +17,7 @@ from nnunet_mamba.cli.main import main
 from nnunet_mamba.ops.backends import ENVIRONMENT_VARIABLE
 
 CPU = torch.device("cpu")
-SMALL_SCAN, SMALL_MIXER = scan.Case("scan", 1, 4, 24), scan.Case("mixer", 1, 4, 24, 3)
+SMALL_SCAN, SMALL_MIXER = scan.ScanCase("scan", 1, 4, 24), scan.ScanCase("mixer", 1, 4, 24, 3)
 
 
 def test_memory_of_a_call_is_counted() -> None:
@@ -34,7 +34,7 @@ def test_time_of_a_call_is_taken() -> None:
 
 
 @pytest.mark.parametrize("case", [SMALL_SCAN, SMALL_MIXER], ids=str)
-def test_every_implementation_that_can_run_here_is_right(case: scan.Case) -> None:
+def test_every_implementation_that_can_run_here_is_right(case: scan.ScanCase) -> None:
     implementations = rivals.scans() if case.op == "scan" else rivals.mixers()
     tried = 0
     for implementation in implementations:
@@ -178,7 +178,7 @@ def test_figures_measured_before_a_crash_are_kept(tmp_path: Path, monkeypatch: p
     target = tmp_path / "out.json"
     real, seen = networks._measure, []
 
-    def measured(name: str, *rest: object) -> networks.Row:
+    def measured(name: str, *rest: object) -> networks.NetworkRow:
         if target.exists():
             seen.append([row["network"] for row in json.loads(target.read_text())["rows"]])
         if name == "SegResMamba":

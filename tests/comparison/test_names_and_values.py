@@ -24,7 +24,7 @@ from nnunet_mamba.comparison.cases import Groups
 from nnunet_mamba.comparison.compare import _labels, _shown_cases
 from nnunet_mamba.comparison.report import Report, Section, write_markdown
 from nnunet_mamba.comparison.tables import Table
-from nnunet_mamba.comparison.viewer import Case, encode
+from nnunet_mamba.comparison.viewer import ViewedCase, encode
 from nnunet_mamba.evaluation.empty_masks import EmptyRule
 from nnunet_mamba.evaluation.evaluate import EMPTY, INDEX, Question
 
@@ -187,13 +187,13 @@ def test_the_legend_names_what_is_shown(tmp_path: Path) -> None:
     large[0, 0, 0] = -5
     for name, voxels in (("t", truth), ("p", large)):
         _write(tmp_path / f"{name}.nii.gz", voxels)
-    encoded = encode(Case("c", None, tmp_path / "t.nii.gz", {"p": tmp_path / "p.nii.gz"}))
+    encoded = encode(ViewedCase("c", None, tmp_path / "t.nii.gz", {"p": tmp_path / "p.nii.gz"}))
     assert encoded["values"] == [0, -5, 1, 2, 3, 1000, 2000]
     assert _labels(asked, [encoded]) == (
         (-5, "-5, not in dataset.json"), (1, "whole"), (2, "whole + core"), (3, "ignore"),
         (1000, "1000, not in dataset.json"), (2000, "2000, not in dataset.json"),
     )  # fmt: skip
-    few = encode(Case("c", None, tmp_path / "t.nii.gz", {}))
+    few = encode(ViewedCase("c", None, tmp_path / "t.nii.gz", {}))
     assert few["values"] == [0, 1, 2, 3]
 
 

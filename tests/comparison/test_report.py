@@ -19,7 +19,7 @@ from PIL import Image
 from nnunet_mamba.cli import main as cli
 from nnunet_mamba.comparison.report import Report, Section, write_html, write_markdown
 from nnunet_mamba.comparison.tables import Table
-from nnunet_mamba.comparison.viewer import LONGEST, Case, encode
+from nnunet_mamba.comparison.viewer import LONGEST, ViewedCase, encode
 from tests.comparison.conftest import BAD, CASES, GOOD, Workspace
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -136,7 +136,7 @@ def test_voxels_end_where_they_belong(tmp_path: Path, direction: tuple[float, ..
     image.SetDirection(direction)
     path = tmp_path / "l.nii.gz"
     sitk.WriteImage(image, str(path))
-    encoded = encode(Case("c", None, path, {"p": path}))
+    encoded = encode(ViewedCase("c", None, path, {"p": path}))
     volume = _unpacked(encoded["truth"], encoded)
     assert encoded["mm"] == pytest.approx(0.8)
     mm3 = encoded["mm"] ** 3
@@ -156,7 +156,7 @@ def test_large_volumes_are_made_smaller(tmp_path: Path) -> None:
     labels[:, 5:500, 5:500] = 3
     path = tmp_path / "l.nii.gz"
     sitk.WriteImage(sitk.GetImageFromArray(labels), str(path))
-    encoded = encode(Case("c", path, path, {}))
+    encoded = encode(ViewedCase("c", path, path, {}))
     assert max(encoded["size"]) == LONGEST
     assert set(np.unique(_unpacked(encoded["truth"], encoded))) == {0, 3}
 
@@ -165,8 +165,8 @@ def test_2d_and_empty(tmp_path: Path) -> None:
     flat, empty = tmp_path / "f.png", tmp_path / "e.nii.gz"
     sitk.WriteImage(sitk.GetImageFromArray(np.eye(32, dtype=np.uint8)), str(flat))
     sitk.WriteImage(sitk.GetImageFromArray(np.zeros((4, 8, 8), np.uint8)), str(empty))
-    assert encode(Case("c", flat, flat, {"p": flat}))["size"][2] == 1
-    assert encode(Case("c", None, empty, {"p": empty}))["size"] == [8, 8, 4]
+    assert encode(ViewedCase("c", flat, flat, {"p": flat}))["size"][2] == 1
+    assert encode(ViewedCase("c", None, empty, {"p": empty}))["size"] == [8, 8, 4]
 
 
 def test_the_same_comparison_is_the_same_page(workspace: Workspace) -> None:
