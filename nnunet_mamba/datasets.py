@@ -14,6 +14,7 @@ from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_dataset
 
 from nnunet_mamba.nnunet_folders import (
     DATASET_NAME,
+    NNUNET_FOLDS,
     VARIABLES,
     Dataset,
     ModelFolder,
@@ -26,7 +27,6 @@ from nnunet_mamba.whole_files import read_json, read_object
 
 PLANNED = ("2d", "3d_lowres", "3d_fullres", "3d_cascade_fullres")
 """Configurations that nnU-Net's planners, and ours, make."""
-NNUNET_FOLDS = 5
 SHOWN = 15
 
 

@@ -23,6 +23,8 @@ IMAGES, LABELS, UNSEEN_IMAGES, UNSEEN_LABELS = "imagesTr", "labelsTr", "imagesTs
 DATASET_JSON, PLANS_JSON, SPLIT = "dataset.json", "plans.json", "splits_final.json"
 FINAL, LATEST, BEST = "checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth"
 SEPARATOR, FOLD = "__", "fold_"
+NNUNET_FOLDS = 5
+"""Into which nnU-Net splits a dataset that comes without a split."""
 ALL = "all"
 """The fold that is trained on every case."""
 FIRST_CHANNEL = "_0000"

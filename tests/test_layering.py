@@ -15,7 +15,7 @@ RANK = {
     "ops": 0,
     "blocks": 1, "memory": 1, "datasets": 1, "architectures": 2,
     "planning": 3, "released": 3, "trainers": 3, "evaluation": 3,
-    "calibration": 4, "discovery": 4, "benchmarks": 4, "crossval": 4, "comparison": 4, "doctor": 5, "cli": 6,
+    "calibration": 4, "discovery": 4, "benchmarks": 4, "crossval": 4, "comparison": 4, "demo": 5, "doctor": 5, "cli": 6,
 }  # fmt: skip
 WITHOUT_NNUNET = (
     "names",

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from nnunet_mamba.nnunet_folders import VARIABLES, Dataset, roots
 
 if TYPE_CHECKING:
-    from nnunet_mamba.crossval.local import Outcome
     from nnunet_mamba.crossval.study import Study
     from nnunet_mamba.nnunet_folders import Model
 
@@ -75,7 +74,9 @@ def run(options: argparse.Namespace) -> int:
         return 0
     if options.dry_run:
         return _print_commands(study)
-    return run_here(study, options.gpus)
+    from nnunet_mamba.crossval.local import run_study
+
+    return run_study(study, options.gpus)
 
 
 def _asked_for(options: argparse.Namespace) -> tuple[tuple[Model, ...], str]:
@@ -103,40 +104,6 @@ def _asked_for(options: argparse.Namespace) -> tuple[tuple[Model, ...], str]:
         check_configuration_name(model.configuration, plans)
     check_folds(dataset, options.f)
     return models, dataset
-
-
-def run_here(study: Study, gpus: list[str] | None) -> int:
-    """Everything on this machine; 0, or 1 when a step failed. Raises ValueError for GPUs without CUDA."""
-    from nnunet_mamba.crossval import local
-    from nnunet_mamba.crossval.steps import first_half, second_half
-
-    if gpus and study.device != "cuda":
-        raise ValueError(f"--gpus {' '.join(gpus)} with -device {study.device}; leave one of them out")
-    slots = [local.Slot(g) for g in gpus] if gpus else [local.Slot(None)]
-    print(
-        f"{len(study.models)} models, {len(study.folds)} folds of {study.dataset} on {study.device}; logs: {study.out}"
-    )
-    outcome = local.run_all(first_half(study), study, slots)
-    if not outcome.failed:
-        outcome = local.run_all(second_half(study), study, slots)
-    if outcome.failed:
-        _print_failures(outcome)
-        return 1
-    print(f"\nReport: {study.out / 'comparison' / 'report.html'}")
-    if study.unseen_labels is not None:
-        print(f"Unseen cases: {study.out / 'comparison_unseen' / 'report.html'}")
-    return 0
-
-
-def _print_failures(outcome: Outcome) -> None:
-    failed = [name for name in outcome.failed if name not in outcome.busy]
-    print()
-    if failed:
-        print(f"Failed: {', '.join(failed)}.")
-    if outcome.busy:
-        print(f"Left to another process, named above: {', '.join(outcome.busy)}.")
-    print(f"Not tried, since they need these: {', '.join(outcome.not_tried) or 'none'}.\n"
-          "Run the same command again to continue.")  # fmt: skip
 
 
 def _print_commands(study: Study) -> int:

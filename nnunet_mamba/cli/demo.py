@@ -1,42 +1,24 @@
-"""`nnunet-mamba demo`: the whole of nnU-Net's job on 25 real cases, through nnU-Net's own commands.
-
-Convert, plan, preprocess, train 5 folds of SegMamba and 5 of nnU-Net's own network, find the best configuration or
-ensemble, predict unseen cases with it, apply its postprocessing, evaluate, draw. Interrupted, it continues.
-"""
+"""`nnunet-mamba demo`: the whole of nnU-Net's job on 25 real cases, through nnU-Net's own commands."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import re
-import shutil
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import nnunet_mamba
-from nnunet_mamba.crossval.commands import CommandFailedError, StockCommands, environment
-from nnunet_mamba.names import suffixes
 from nnunet_mamba.nnunet_folders import (
     DATASET_JSON,
-    FIRST_CHANNEL,
     IMAGES,
     LABELS,
-    SEPARATOR,
+    NNUNET_FOLDS,
     UNSEEN_IMAGES,
     VARIABLES,
     Dataset,
 )
-from nnunet_mamba.whole_files import read_object, write_json
 
-if TYPE_CHECKING:
-    from nnunet_mamba.crossval.study import Study
-
-FOLDS = range(5)
-NETWORK_TRAINERS = ("nnUNetTrainer", "nnUNetTrainerSegMamba")
 RECIPE = "hippocampus_demo"
-PLANS = "nnUNetPlans"
-PROCESSES = "2"
 TASK_NAME = re.compile(r"^Task(\d+)_([A-Za-z0-9]+)$")
 
 
@@ -72,150 +54,14 @@ def run(options: argparse.Namespace) -> int:
 
     recipe = load_recipe(options.recipe)
     check_demo(recipe)
-    demo = Demo(source, dataset, out, _device(options.device), recipe)
+    from nnunet_mamba.crossval.commands import CommandFailedError
+    from nnunet_mamba.demo import Demo
+
     try:
-        return demo.run()
+        return Demo(source, dataset, out, _device(options.device), recipe).run()
     except CommandFailedError as error:
         print(f"\nnnunet-mamba demo: {error}")
         return 1
-
-
-@dataclass(frozen=True)
-class Demo:
-    """The whole job on one dataset in the format of the Medical Segmentation Decathlon."""
-
-    source: Path
-    dataset: str
-    out: Path
-    device: str
-    recipe: dict[str, Any]
-
-    def run(self) -> int:
-        from nnunet_mamba.cli.crossval import run_here
-
-        self.out.mkdir(parents=True, exist_ok=True)
-        print(
-            f"nnU-Net with SegMamba on {self.dataset}, device {self.device}, everything under {self.out}\n"
-            "A run of this length shows that all parts work together; it says nothing about which network is better."
-        )
-        self._prepare()
-        failed = run_here(self.study, None)
-        if not failed:
-            self._report()
-        return failed
-
-    @property
-    def size(self) -> dict[str, Any]:
-        """The recipe's part for this device."""
-        return self.recipe["gpu" if self.device == "cuda" else "cpu"]
-
-    @property
-    def trainers(self) -> list[str]:
-        length = {"epochs": self.size["epochs"], "iterations": self.size["iterations"]}
-        return [suffixes.TrainerName(name, **length).name for name in NETWORK_TRAINERS]
-
-    @property
-    def commands(self) -> StockCommands:
-        return StockCommands(self.out, environment(self.device))
-
-    @property
-    def study(self) -> Study:
-        from nnunet_mamba.crossval.models import pair_models
-        from nnunet_mamba.crossval.study import Study
-
-        models = pair_models(self.trainers, [PLANS], [self.size["configuration"]])
-        return Study(self.dataset, models, tuple(FOLDS), self.out, self.device, processes=int(PROCESSES))
-
-    def _prepare(self) -> None:
-        if self.study.folders.raw.is_dir() and not (self.out / "steps" / "convert.done").is_file():
-            # a half-finished conversion, which nnU-Net's converter would refuse to touch
-            shutil.rmtree(self.study.folders.raw)
-        np = ["-np", PROCESSES]
-        self.commands.run(
-            "convert", ["nnUNetv2_convert_MSD_dataset", "-i", str(self.source), *np], f"Convert to {self.dataset}"
-        )
-        reference = self.source / "labelsTs_reference"
-        if reference.is_dir():
-            shutil.copytree(reference, self.study.folders.unseen_labels, dirs_exist_ok=True)
-        self.commands.run(
-            "fingerprint",
-            ["nnUNetv2_extract_fingerprint", "-d", self.study.number, "--verify_dataset_integrity", *np],
-            "Check the data and take its fingerprint",
-        )
-        self.commands.run("plan", ["nnUNetv2_plan_experiment", "-d", self.study.number], "Plan")
-        self._add_configuration()
-
-    def _add_configuration(self) -> None:
-        from nnunet_mamba.planning.configurations import shrunk_configuration
-
-        if "inherits_from" not in self.size:
-            return
-        path = self.study.folders.plans(PLANS)
-        plans = read_object(path)
-        parent = plans["configurations"][self.size["inherits_from"]]
-        added = shrunk_configuration(parent, self.size)
-        plans["configurations"][self.size["configuration"]] = added
-        write_json(path, plans)
-        print(
-            f"Configuration {self.size['configuration']} from recipe {self.recipe['name']}: "
-            f"voxels of {added.get('spacing', parent['spacing'])} mm, patch {added['patch_size']}, "
-            f"batch {added['batch_size']}, "
-            f"widths {added['architecture']['arch_kwargs']['features_per_stage']}"
-        )
-
-    def _report(self) -> None:
-        from nnunet_mamba.crossval.steps import predictions
-        from nnunet_mamba.evaluation.overlay import draw_overlay
-
-        information = read_object(self.study.folders.choice)
-        rows = [(_readable(name), score) for name, score in information["all_results"].items()]
-        width = max(60, *(len(name) for name, _ in rows))
-        print("\nMean foreground Dice\n  cross-validation, 5 folds")
-        for name, score in rows:
-            print(f"    {name:<{width}} {score:.3f}")
-        best = information["best_model_or_ensemble"]
-        members = " + ".join(m["trainer"] for m in best["selected_model_or_models"])
-        print(f"    {'chosen, after postprocessing: ' + members:<{width}} {best['result_on_crossval_post_pp']:.3f}")
-        final, labels = predictions(self.study, "chosen"), self.study.folders.unseen_labels
-        images, predicted = self.study.folders.unseen_images, final
-        scores = self._unseen_scores() if labels.is_dir() else {}
-        if scores:
-            print(f"  {len(scores)} unseen cases, chosen and postprocessed")
-            for case, score in sorted(scores.items()):
-                print(f"    {case:<{width}} {score:.3f}")
-            ordered = sorted(scores, key=scores.__getitem__)
-            shown = ordered[len(ordered) // 2]
-        else:
-            print(f"  unseen cases: not scored, no labels in {self.source / 'labelsTs_reference'}")
-            predicted = Path(best["postprocessing_file"]).parent
-            images, labels = self.study.folders.images, self.study.folders.labels
-            shown = sorted(p.name for p in predicted.glob("*.nii.gz"))[0].removesuffix(".nii.gz")
-        picture = self.out / "overlay.png"
-        draw_overlay(
-            images / f"{shown}{FIRST_CHANNEL}.nii.gz",
-            labels / f"{shown}.nii.gz",
-            predicted / f"{shown}.nii.gz",
-            picture,
-        )
-        print(f"\nPicture of {shown}, prediction against truth: {picture}\nPredictions: {final}")
-
-    def _unseen_scores(self) -> dict[str, float]:
-        """Mean foreground Dice per unseen case."""
-        import pandas as pd
-
-        from nnunet_mamba.comparison.scores import ALL_MASKS
-
-        scores = pd.read_csv(self.out / "comparison_unseen" / "scores.csv")
-        of_chosen = scores[(scores["model"] == "chosen") & (scores["mask"] != ALL_MASKS)]
-        return {str(case): float(dice) for case, dice in of_chosen.groupby("case")["Dice"].mean().items()}
-
-
-def _readable(identifier: str) -> str:
-    """nnU-Net's model identifiers without plans, configuration and folds."""
-    if identifier.startswith("ensemble___"):
-        _, first, second, _ = identifier.split("___")
-        return f"ensemble of {_readable(first)} and {_readable(second)}"
-    return identifier.split(SEPARATOR)[0]
 
 
 def _dataset_name(source: Path) -> str:
@@ -227,7 +73,7 @@ def _dataset_name(source: Path) -> str:
     if missing:
         raise ValueError(f"--data {source}: {', '.join(missing)} not found; expected the folders of an MSD download")
     cases = [p for p in (source / IMAGES).glob("*.nii.gz") if not p.name.startswith(".")]
-    if len(cases) < len(FOLDS):
+    if len(cases) < NNUNET_FOLDS:
         raise ValueError(f"--data {source}: {len(cases)} training images; 5-fold cross-validation needs at least 5")
     return Dataset.of(int(match[1]), match[2]).name
 

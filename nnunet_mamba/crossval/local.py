@@ -17,7 +17,7 @@ from nnunet_mamba.crossval.commands import (
     exclusive,
 )
 from nnunet_mamba.crossval.energy import ENERGY, measured
-from nnunet_mamba.crossval.steps import Step
+from nnunet_mamba.crossval.steps import Step, first_half, second_half
 from nnunet_mamba.crossval.study import Study
 
 LOCKS = "crossval_locks"
@@ -43,6 +43,37 @@ class Slot:
 
     def environment(self, device: str) -> dict[str, str]:
         return environment(device) if self.gpu is None else {"CUDA_VISIBLE_DEVICES": self.gpu}
+
+
+def run_study(study: Study, gpus: Sequence[str] | None = None) -> int:
+    """Everything on this machine; 0, or 1 when a step failed. Raises ValueError for GPUs without CUDA."""
+    if gpus and study.device != "cuda":
+        raise ValueError(f"--gpus {' '.join(gpus)} with -device {study.device}; leave one of them out")
+    slots = [Slot(g) for g in gpus] if gpus else [Slot(None)]
+    print(
+        f"{len(study.models)} models, {len(study.folds)} folds of {study.dataset} on {study.device}; logs: {study.out}"
+    )
+    outcome = run_all(first_half(study), study, slots)
+    if not outcome.failed:
+        outcome = run_all(second_half(study), study, slots)
+    if outcome.failed:
+        _print_failures(outcome)
+        return 1
+    print(f"\nReport: {study.out / 'comparison' / 'report.html'}")
+    if study.unseen_labels is not None:
+        print(f"Unseen cases: {study.out / 'comparison_unseen' / 'report.html'}")
+    return 0
+
+
+def _print_failures(outcome: Outcome) -> None:
+    failed = [name for name in outcome.failed if name not in outcome.busy]
+    print()
+    if failed:
+        print(f"Failed: {', '.join(failed)}.")
+    if outcome.busy:
+        print(f"Left to another process, named above: {', '.join(outcome.busy)}.")
+    print(f"Not tried, since they need these: {', '.join(outcome.not_tried) or 'none'}.\n"
+          "Run the same command again to continue.")  # fmt: skip
 
 
 def run_step(step: Step, study: Study, environment: dict[str, str], prefix: str = "") -> bool:

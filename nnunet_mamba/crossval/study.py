@@ -12,8 +12,8 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from nnunetv2.utilities.utils import get_identifiers_from_splitted_dataset_folder
 
 from nnunet_mamba import datasets
-from nnunet_mamba.datasets import NNUNET_FOLDS, read_dataset_json
-from nnunet_mamba.nnunet_folders import Dataset, FoldFolder, Model
+from nnunet_mamba.datasets import read_dataset_json
+from nnunet_mamba.nnunet_folders import NNUNET_FOLDS, Dataset, FoldFolder, Model
 from nnunet_mamba.whole_files import write_json
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from nnunet_mamba.cli import main as cli
-from nnunet_mamba.cli.demo import Demo
+from nnunet_mamba.demo import Demo
 from nnunet_mamba.names.locate import locate
 from nnunet_mamba.planning.recipes import load_recipe
 from nnunet_mamba.version import __version__
