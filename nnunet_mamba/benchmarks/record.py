@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
+
+from nnunet_mamba.whole_files import write_json
 
 
 class Row(Protocol):
@@ -37,6 +38,4 @@ class Record:
 
     def _flush(self) -> None:
         if self.path is not None:
-            partial = self.path.with_name(self.path.name + ".partial")
-            partial.write_text(json.dumps(self.content, indent=2) + "\n", encoding="utf-8")
-            partial.replace(self.path)
+            write_json(self.path, self.content)
