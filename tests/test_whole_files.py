@@ -1,13 +1,19 @@
-"""Files are written whole or not at all, and what cannot be read is named."""
+"""Files are written whole or not at all, and what cannot be read is named, by one module for all."""
 
 from __future__ import annotations
 
+import ast
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from nnunet_mamba import whole_files
 from nnunet_mamba.whole_files import read_json, read_object, write_json, write_text
+
+PACKAGE = Path(whole_files.__file__).parent
+ON_THEIR_OWN = ("whole_files.py", "trainers/fold_lock.py", "crossval/commands.py")
+"""This module, and those that write into a file that they have locked."""
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
@@ -65,3 +71,21 @@ def test_what_is_no_object_is_named(tmp_path: Path, content: bytes | None, messa
 def test_a_byte_order_mark_is_no_content(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_bytes(b"\xef\xbb\xbf{}")
     assert read_object(tmp_path / "a.json") == {}
+
+
+def _own_json(tree: ast.AST) -> list[str]:
+    """Calls that read JSON, and JSON handed to a file at once"""
+    calls = [ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    calls = [c for c in calls if not c.startswith("json.loads(json.dumps(")]  # tuples into lists, no file
+    return [c for c in calls if c.startswith(("json.load", "json.dump(")) or ".write_text(json.dumps(" in c]
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_no_other_module_reads_or_writes_json_files(path: Path) -> None:
+    if path.relative_to(PACKAGE).as_posix() not in ON_THEIR_OWN:
+        assert not _own_json(ast.parse(path.read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize("text", ["json.loads(t)", "json.load(f)", "json.dump(a, f)", "p.write_text(json.dumps(a))"])
+def test_the_search_finds_what_it_is_for(text: str) -> None:
+    assert _own_json(ast.parse(text))

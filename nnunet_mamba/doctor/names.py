@@ -11,6 +11,7 @@ from nnunet_mamba.discovery.hook import install
 from nnunet_mamba.doctor.finding import NOTE, OK, PROBLEM, Finding
 from nnunet_mamba.names import networks
 from nnunet_mamba.names.locate import locate
+from nnunet_mamba.nnunet_folders import VARIABLES
 
 AREA = "discovery"
 LIMIT_S = 300
@@ -63,7 +64,7 @@ def _fresh() -> dict[str, str]:
     """As nnUNetv2_train would: a new interpreter that imports nnunetv2 and nothing of ours"""
     names = list(networks.class_names())
     # quiet where paths are not set: that is another finding
-    environment = {**dict.fromkeys(("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"), os.devnull), **os.environ}
+    environment = {**dict.fromkeys(VARIABLES, os.devnull), **os.environ}
     try:
         done = subprocess.run(
             [sys.executable, "-c", LOOK_UP, *names], capture_output=True, text=True, timeout=LIMIT_S, check=False,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from nnunet_mamba.whole_files import write_text
+from nnunet_mamba.whole_files import read_object, write_text
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """How a cell begins that spreadsheets take for a formula."""
@@ -45,12 +44,12 @@ def as_text(name: Any) -> str:
 def keep_other_results(folder: Path, content: Mapping[str, Any]) -> list[str]:
     """Rename an earlier evaluation of other metrics, masks or rules; lines that say so."""
     path = folder / "evaluation.json"
-    try:
-        earlier = json.loads(path.read_text(encoding="utf-8"))
-        same = all(earlier[key] == content[key] for key in ("definitions", "empty_masks", "masks"))
-    except FileNotFoundError:
+    if not path.is_file():
         return []
-    except (OSError, ValueError, KeyError, TypeError):
+    try:
+        earlier = read_object(path)
+        same = all(earlier[key] == content[key] for key in ("definitions", "empty_masks", "masks"))
+    except (ValueError, KeyError):
         same = False
     if same:
         return []
