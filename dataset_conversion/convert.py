@@ -26,6 +26,7 @@ from dataset_conversion import splits
 from dataset_conversion.check import Checked, check_case, image_array, label_array, volumes_of
 from dataset_conversion.declare import REFUSED, WARNING, Case, Dataset, Found, Options, Problem
 from dataset_conversion.grid import Geometry
+from dataset_conversion.nifti import pair_of
 from dataset_conversion.ownership import (
     WORK,
     check_apart,
@@ -203,8 +204,9 @@ def _copy(source: Path, link: str | None, path: Path, array: np.ndarray, grid: G
 
 def _signature(case: Case, dataset: Dataset, options: Options) -> list[Any]:
     """Changes when the sources or the way of converting do"""
-    stats = [path.stat() for path in case.files]
-    files = [[str(p), s.st_size, s.st_mtime_ns] for p, s in zip(case.files, stats, strict=True)]
+    paths = [path for file in case.files for path in pair_of(file) or (file,)]
+    stats = [path.stat() for path in paths]
+    files = [[str(p), s.st_size, s.st_mtime_ns] for p, s in zip(paths, stats, strict=True)]
     how = [sorted(dataset.label_map.items()), dataset.lowest, options.prefer, options.fix_shear, options.nan_to_zero,
            options.trust_array, options.link, case.is_test]  # fmt: skip
     return json.loads(json.dumps([files, how]))

@@ -1,18 +1,20 @@
-"""NIfTI files, read by their content and not by their name, to the checksum of compressed ones."""
+"""NIfTI files and pairs (.hdr and .img), read by their content, not their name, to the checksum of compressed ones."""
 
 from __future__ import annotations
 
 import gzip
 import logging
+import re
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import nibabel
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
+from nibabel.fileholders import FileHolder
 from nibabel.quaternions import mat2quat
 from nibabel.spatialimages import HeaderDataError, ImageDataError
 from nibabel.wrapstruct import WrapStructError
@@ -32,8 +34,13 @@ from dataset_conversion.grid import (
 logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # what it mends in silence is refused or told here
 
 GZIP = b"\x1f\x8b"
+HALF = re.compile(r"\.(hdr|img)(\.gz)?$", re.IGNORECASE)
+"""End of the name of one of the two files of a pair"""
 UNITS = {1: ("metres", 1e3), 3: ("micrometres", 1e-3)}
 """Of coordinates, by code in the header, and mm in one; all other codes mean mm to SimpleITK, and so to nnU-Net."""
+DAMAGED = "damaged: its compressed data or their checksum are wrong"
+SINGLE = (352, 544)
+"""Bytes before the voxels of a single file at least, NIfTI-1 and NIfTI-2"""
 SPACING = 1e-5
 """Relative difference of voxel sizes that nnU-Net takes for the same."""
 
@@ -63,10 +70,37 @@ def is_nifti(start: bytes) -> bool:
     return len(start) >= 348 and any(int.from_bytes(start[:4], order) in (348, 540) for order in ("little", "big"))
 
 
+def pair_of(path: Path) -> tuple[Path, Path] | None:
+    """Header and voxels of a pair (NIfTI or Analyze) that is named by either of them; None if there are not both."""
+    half = HALF.search(path.name)
+    if half is None:
+        return None
+    is_header = half[1].lower() == "hdr"
+    other = ("img" if is_header else "hdr") if half[1].islower() else ("IMG" if is_header else "HDR")
+    for ending in (half[2] or "", "" if half[2] else ".gz"):
+        beside = path.with_name(f"{path.name[: half.start()]}.{other}{ending}")
+        if beside.is_file():
+            return (path, beside) if is_header else (beside, path)
+    return None
+
+
+def magic_of(start: bytes) -> bytes:
+    """What a header says of its voxels: n+1 or n+2 (in the same file), ni1 or ni2 (in another); all else is Analyze."""
+    if not is_nifti(start):
+        return b""
+    return start[4:7] if _version(start)[0] else start[344:347]
+
+
 def _version(start: bytes) -> tuple[bool, str]:
     """Whether it is NIfTI-2, and numpy's letter for its byte order"""
     little, big = (int.from_bytes(start[:4], order) for order in ("little", "big"))
     return 540 in (little, big), "<" if little in (348, 540) else ">"
+
+
+def vox_offset(start: bytes) -> float:
+    """Where a header, of NIfTI or Analyze, says that the voxels begin"""
+    two, order = _version(start)
+    return float(np.frombuffer(start, *((f"{order}i8", 1, 168) if two else (f"{order}f4", 1, 108)))[0])
 
 
 def _what_else(start: bytes) -> str:
@@ -100,11 +134,21 @@ def _content(path: Path) -> Iterator[tuple[Any, bool]]:
             yield raw, False
 
 
-def read_nifti(path: Path, start: bytes, prefer: str | None, fix_shear: bool, stacked: bool) -> tuple[Volume, ...]:
-    """A file's volume; stacked: or those along its fourth axis. Raises UnreadableError."""
+def read_nifti(
+    path: Path, start: bytes, prefer: str | None, fix_shear: bool, stacked: bool, header: Path | None = None
+) -> tuple[Volume, ...]:
+    """A file's volume; stacked: or those along its fourth axis. Of a pair `path` holds the voxels, `header` the header,
+    which begins with `start`. Raises UnreadableError."""
     if not is_nifti(start):
         raise UnreadableError(path, f"not a NIfTI file; it looks like {_what_else(start)}")
     two, order = _version(start)
+    offset = vox_offset(start)
+    first = 0 if header is not None else SINGLE[two]
+    if not offset >= first:
+        raise UnreadableError(
+            path,
+            f"vox_offset {offset:g}: its voxels would begin in its header; expected {first} or more, mostly {first}",
+        )
     # before nibabel puts 1 in the place of 0
     sizes = np.frombuffer(start, f"{order}f8", 3, 112) if two else np.frombuffer(start, f"{order}f4", 3, 80)
     if not (np.isfinite(sizes).all() and (sizes > 0).all()):
@@ -116,7 +160,7 @@ def read_nifti(path: Path, start: bytes, prefer: str | None, fix_shear: bool, st
             f"scl_slope {slope:g} with scl_inter {inter:g}: by the NIfTI standard neither counts, SimpleITK and so "
             "nnU-Net add the second; set scl_inter to 0 or scl_slope to 1, as is right",
         )
-    image, array, packed = _voxels(path, nibabel.Nifti2Image if two else nibabel.Nifti1Image)
+    image, array, packed = _voxels(path, header, two)
     repairs: list[str] = []
     if packed != path.name.endswith(".gz"):
         repairs.append(f"{path.name} is {'' if packed else 'not '}compressed, unlike its name says")
@@ -137,11 +181,32 @@ def read_nifti(path: Path, start: bytes, prefer: str | None, fix_shear: bool, st
     return (Volume(array.T, grid, tuple(repairs), copyable),)
 
 
-def _voxels(path: Path, kind: Any) -> tuple[Any, np.ndarray, bool]:
-    """nibabel's image, its voxels, and whether they were packed"""
+def check_length(path: Path, voxels: int, offset: float) -> None:
+    """Reads a file to its checksum. Raises UnreadableError if it is damaged, or there are fewer bytes of voxels after
+    `offset`."""
+    there = -offset
     try:
-        with _content(path) as (file, packed):
-            image = kind.from_stream(file)
+        with _content(path) as (file, _):
+            while block := file.read(2**20):
+                there += len(block)
+    except EOFError:
+        pass
+    except (zlib.error, gzip.BadGzipFile):
+        raise UnreadableError(path, DAMAGED) from None
+    if not there >= voxels:
+        raise UnreadableError(path, f"cut off: {there:.0f} of {voxels} bytes of voxels are there")
+
+
+def _voxels(path: Path, header: Path | None, two: bool) -> tuple[Any, np.ndarray, bool]:
+    """nibabel's image, its voxels, and whether they were packed"""
+    single, pair = (nibabel.Nifti2Image, nibabel.Nifti2Pair) if two else (nibabel.Nifti1Image, nibabel.Nifti1Pair)
+    try:
+        with ExitStack() as opened:
+            file, packed = opened.enter_context(_content(path))
+            files = {"image": FileHolder(fileobj=file)}
+            if header is not None:
+                files["header"] = FileHolder(fileobj=opened.enter_context(_content(header))[0])
+            image: Any = (single if header is None else pair).from_file_map(files)
             if np.prod([int(n) for n in image.shape], dtype=np.float64) > MOST_VOXELS:
                 raise UnreadableError(path, f"its header says {image.shape} voxels")
             stored = np.dtype(image.get_data_dtype())
@@ -156,7 +221,7 @@ def _voxels(path: Path, kind: Any) -> tuple[Any, np.ndarray, bool]:
     except EOFError:
         raise UnreadableError(path, "cut off: the compressed data end too early") from None
     except (zlib.error, gzip.BadGzipFile):
-        raise UnreadableError(path, "damaged: its compressed data or their checksum are wrong") from None
+        raise UnreadableError(path, DAMAGED) from None
     except (
         HeaderDataError, ImageDataError, WrapStructError, OSError, ValueError, OverflowError, MemoryError, TypeError,
         IndexError, KeyError, ImageFileError,

@@ -11,7 +11,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from dataset_conversion.grid import MOST_VOXELS, UnreadableError, Volume, geometry, perpendicular
-from dataset_conversion.nifti import first_bytes, is_nifti, read_nifti
+from dataset_conversion.nifti import check_length, first_bytes, is_nifti, magic_of, pair_of, read_nifti, vox_offset
 from dataset_conversion.packed import check_voxels, is_meta, unpacked
 
 SINGULAR = 1e-6
@@ -37,12 +37,29 @@ def _read(path: Path, prefer: str | None, fix_shear: bool, stacked: bool) -> tup
     if path.is_dir():
         raise UnreadableError(path, "a folder, and not one that holds a single NIfTI file")
     try:
+        pair = pair_of(path)
+        if pair is not None:
+            return _read_pair(*pair, prefer, fix_shear, stacked)
         start = first_bytes(path)
         if is_nifti(start) or path.name.lower().endswith((".nii", ".nii.gz")):
             return read_nifti(path, start, prefer, fix_shear, stacked)
         return (_read_other(path, start, fix_shear),)
     except OSError as error:
         raise UnreadableError(path, f"cannot be read: {error.strerror or error}") from None
+
+
+def _read_pair(header: Path, path: Path, prefer: str | None, fix_shear: bool, stacked: bool) -> tuple[Volume, ...]:
+    """NIfTI, or Analyze, whose voxels are in a file of their own"""
+    start = first_bytes(header)
+    magic = magic_of(start)
+    if magic in (b"ni1", b"ni2"):
+        return read_nifti(path, start, prefer, fix_shear, stacked, header)
+    if magic in (b"n+1", b"n+2"):
+        raise UnreadableError(header, f"says that its voxels follow in it (magic {magic.decode()}), beside {path.name}")
+    volume = _read_other(path, first_bytes(path), fix_shear)
+    if is_nifti(start):  # so Analyze: SimpleITK puts 0 where it ends too early
+        check_length(path, volume.array.nbytes, vox_offset(start))
+    return (volume,)
 
 
 def _read_other(path: Path, start: bytes, fix_shear: bool) -> Volume:

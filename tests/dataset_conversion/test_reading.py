@@ -287,6 +287,104 @@ def test_an_intercept_without_a_slope_is_refused(slope: float, inter: float, is_
             read(path)
 
 
+def _offset(path: Path, value: float, two: bool = False) -> Path:
+    """The file with another vox_offset"""
+    content = bytearray(path.read_bytes())
+    place, kind = (168, np.int64) if two else (108, np.float32)
+    content[place : place + len(kind(value).tobytes())] = kind(value).tobytes()
+    path.write_bytes(bytes(content))
+    return path
+
+
+@pytest.mark.parametrize("offset", [0, 1, 100, 348, 351, -8, float("nan")])
+def test_voxels_that_would_begin_in_the_header_are_refused(offset: float, tmp_path: Path) -> None:
+    """nibabel takes the header for voxels, SimpleITK what follows 348 bytes of it"""
+    path = _offset(nifti(tmp_path / "a.nii", np.ones((6, 7, 8), np.float32)), offset)
+    with pytest.raises(UnreadableError, match=rf"a.nii: vox_offset {offset:g}: its voxels would begin in its header"):
+        read(path)
+
+
+def test_voxels_that_would_begin_in_a_header_of_nifti2_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.nii"
+    nibabel.save(nibabel.Nifti2Image(np.ones((6, 7, 8), np.float32), np.diag([0.5, 0.7, 1.3, 1])), path)
+    assert (read(path).array == 1).all()
+    with pytest.raises(UnreadableError, match="vox_offset 352: its voxels would begin in its header; expected 544"):
+        read(_offset(path, 352, two=True))
+
+
+def _pair(folder: Path, kind: Any = nibabel.Nifti1Pair, packed: str = "") -> np.ndarray:
+    """x.hdr and x.img; its voxels"""
+    array = np.arange(336, dtype=np.float32).reshape(6, 7, 8)
+    affine = np.diag([-0.5, 0.7, 1.3, 1])
+    affine[:3, 3] = 3, -4, 5
+    nibabel.save(kind(array, affine), folder / f"x.img{packed}")
+    return array
+
+
+@pytest.mark.parametrize("packed", ["", ".gz"])
+@pytest.mark.parametrize("kind", [nibabel.Nifti1Pair, nibabel.Nifti2Pair, nibabel.AnalyzeImage])
+def test_a_pair_is_read_alike_by_either_name(kind: Any, packed: str, tmp_path: Path) -> None:
+    array = _pair(tmp_path, kind, packed)
+    one, other = (read(tmp_path / f"x.{half}{packed}") for half in ("hdr", "img"))
+    assert np.array_equal(one.array, array.T)
+    assert np.array_equal(other.array, array.T)
+    assert one.geometry == other.geometry
+    if kind is nibabel.Nifti1Pair:  # SimpleITK reads no NIfTI-2 pairs
+        assert one.geometry.matrix[:3, 3] == pytest.approx(sitk.ReadImage(str(tmp_path / f"x.img{packed}")).GetOrigin())
+        assert one.geometry.spacing == pytest.approx((0.5, 0.7, 1.3))
+
+
+def test_the_header_of_a_pair_is_checked_like_that_of_a_file(tmp_path: Path) -> None:
+    _pair(tmp_path)
+    header = nibabel.Nifti1Pair.from_filename(str(tmp_path / "x.img")).header
+    header["scl_slope"], header["scl_inter"] = 0, -1024
+    (tmp_path / "x.hdr").write_bytes(header.binaryblock)
+    for half in ("hdr", "img"):
+        with pytest.raises(UnreadableError, match="scl_slope 0 with scl_inter -1024"):
+            read(tmp_path / f"x.{half}")
+
+
+@pytest.mark.parametrize("kind", [nibabel.Nifti1Pair, nibabel.AnalyzeImage])
+def test_a_pair_whose_voxels_end_too_early_is_refused(kind: Any, tmp_path: Path) -> None:
+    """SimpleITK would put 0 in their places."""
+    _pair(tmp_path, kind)
+    voxels = (tmp_path / "x.img").read_bytes()
+    for offset, length in ((0, len(voxels) - 4), (4, len(voxels))):
+        _offset(tmp_path / "x.hdr", offset)
+        (tmp_path / "x.img").write_bytes(voxels[:length])
+        for half in ("hdr", "img"):
+            with pytest.raises(UnreadableError, match=r"x\.img: .*cut off"):
+                read(tmp_path / f"x.{half}")
+
+
+def test_a_header_that_says_its_voxels_follow_is_none_of_a_pair(tmp_path: Path) -> None:
+    _pair(tmp_path)
+    header = bytearray((tmp_path / "x.hdr").read_bytes())
+    header[344:348] = b"n+1\0"
+    (tmp_path / "x.hdr").write_bytes(bytes(header))
+    for half in ("hdr", "img"):
+        with pytest.raises(UnreadableError, match="says that its voxels follow in it"):
+            read(tmp_path / f"x.{half}")
+
+
+def test_resume_sees_that_the_other_half_of_a_pair_changed(tmp_path: Path) -> None:
+    root, raw = generic_tree(tmp_path / "d"), tmp_path / "raw"
+    for k in range(3):
+        image = nibabel.load(root / "images" / f"c{k}.nii.gz")
+        nibabel.save(nibabel.Nifti1Pair(np.asanyarray(image.dataobj), image.affine), root / "images" / f"c{k}.img")
+    images = {"CT": "images/{case}.hdr"}
+    (raw / "Dataset530_Trial" / "labelsTs").mkdir(parents=True)  # in the way: the conversion stops before its end
+    (raw / "Dataset530_Trial" / ".conversion").mkdir()
+    (raw / "Dataset530_Trial" / "labelsTs" / "y.nii.gz").touch()
+    assert _convert(root, raw, images=images) == 2
+    (raw / "Dataset530_Trial" / "labelsTs" / "y.nii.gz").unlink()
+    voxels = bytearray((root / "images" / "c1.img").read_bytes())
+    voxels[:2] = np.int16(77).tobytes()
+    (root / "images" / "c1.img").write_bytes(bytes(voxels))
+    assert _convert(root, raw, "--resume", images=images) == 0
+    assert sitk.GetArrayFromImage(_written(raw, "imagesTr/c1_0000"))[0, 0, 0] == 77
+
+
 @pytest.mark.parametrize(("mm", "code"), [(0.0005, 0), (0.01, 2)])
 def test_how_far_a_label_may_be_off(mm: float, code: int, tmp_path: Path) -> None:
     def change(header: Any) -> None:
@@ -444,6 +542,7 @@ def test_forms_that_differ_by_more_than_rounding_disagree(field: str, change: fl
         image.header["pixdim"][1] += change
     else:
         image.header[field] += change
+    image.header["vox_offset"] = 352  # which nibabel forgets when it reads
     content = bytearray((tmp_path / "x.nii").read_bytes())
     content[:348] = image.header.binaryblock
     (tmp_path / "x.nii").write_bytes(bytes(content))
