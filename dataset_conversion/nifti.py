@@ -141,25 +141,8 @@ def read_nifti(
     which begins with `start`. Raises UnreadableError."""
     if not is_nifti(start):
         raise UnreadableError(path, f"not a NIfTI file; it looks like {_what_else(start)}")
-    two, order = _version(start)
-    offset = vox_offset(start)
-    first = 0 if header is not None else SINGLE[two]
-    if not offset >= first:
-        raise UnreadableError(
-            path,
-            f"vox_offset {offset:g}: its voxels would begin in its header; expected {first} or more, mostly {first}",
-        )
-    # before nibabel puts 1 in the place of 0
-    sizes = np.frombuffer(start, f"{order}f8", 3, 112) if two else np.frombuffer(start, f"{order}f4", 3, 80)
-    if not (np.isfinite(sizes).all() and (sizes > 0).all()):
-        raise UnreadableError(path, f"voxel size {' x '.join(f'{s:g}' for s in sizes)} mm")
-    slope, inter = np.frombuffer(start, f"{order}f8", 2, 176) if two else np.frombuffer(start, f"{order}f4", 2, 112)
-    if (slope == 0 or not np.isfinite(slope)) and np.isfinite(inter) and inter != 0:
-        raise UnreadableError(
-            path,
-            f"scl_slope {slope:g} with scl_inter {inter:g}: by the NIfTI standard neither counts, SimpleITK and so "
-            "nnU-Net add the second; set scl_inter to 0 or scl_slope to 1, as is right",
-        )
+    two, _ = _version(start)
+    sizes = _check_start(path, start, 0 if header is not None else SINGLE[two])
     image, array, packed = _voxels(path, header, two)
     repairs: list[str] = []
     if packed != path.name.endswith(".gz"):
@@ -170,8 +153,9 @@ def read_nifti(
     if array.ndim not in ((3, 4) if stacked else (3,)) or 0 in array.shape:
         raise UnreadableError(path, f"shape {image.shape}; expected three axes")
     shape = array.shape[:3]
-    affine = _affine(path, image, shape, prefer, repairs)
-    affine = _in_mm(path, image, affine, sizes, repairs)
+    affine = _affine(path, image.header, shape, prefer, repairs)
+    _tell_sizes(path, affine, sizes, repairs)
+    affine = _in_mm(path, image.header, affine, repairs)
     affine = perpendicular(path, affine, fix_shear, repairs)
     grid = geometry(shape, RAS_TO_LPS @ affine)
     if stacked and array.ndim > 3:
@@ -179,6 +163,54 @@ def read_nifti(
     scaled = image.header.get_slope_inter() not in ((None, None), (1.0, 0.0), (1.0, None))
     copyable = not repairs and packed and path.name.endswith(".nii.gz") and not scaled and image.ndim == 3
     return (Volume(array.T, grid, tuple(repairs), copyable),)
+
+
+def _check_start(path: Path, start: bytes, first: int) -> np.ndarray:
+    """A header's voxel sizes as they are stored. Raises UnreadableError for those, and for what readers differ in: an
+    intercept without a slope, voxels before byte `first`."""
+    two, order = _version(start)
+    # before nibabel puts 1 in the place of 0
+    sizes = np.frombuffer(start, f"{order}f8", 3, 112) if two else np.frombuffer(start, f"{order}f4", 3, 80)
+    if not (np.isfinite(sizes).all() and (sizes > 0).all()):
+        raise UnreadableError(path, f"voxel size {' x '.join(f'{s:g}' for s in sizes)} mm")
+    offset = vox_offset(start)
+    if not offset >= first:
+        raise UnreadableError(
+            path,
+            f"vox_offset {offset:g}: its voxels would begin in its header; expected {first} or more, mostly {first}",
+        )
+    slope, inter = np.frombuffer(start, f"{order}f8", 2, 176) if two else np.frombuffer(start, f"{order}f4", 2, 112)
+    if (slope == 0 or not np.isfinite(slope)) and np.isfinite(inter) and inter != 0:
+        raise UnreadableError(
+            path,
+            f"scl_slope {slope:g} with scl_inter {inter:g}: by the NIfTI standard neither counts, SimpleITK and so "
+            "nnU-Net add the second; set scl_inter to 0 or scl_slope to 1, as is right",
+        )
+    return sizes
+
+
+def contradictions(path: Path) -> list[str]:
+    """What a NIfTI file's header says twice and differently, so that readers take it for different things; nothing of
+    other files, and of headers without meaning."""
+    start = first_bytes(path)
+    if not is_nifti(start):
+        return []
+    two, order = _version(start)
+    kind: Any = nibabel.Nifti2Header if two else nibabel.Nifti1Header
+    header = kind(start[: kind.sizeof_hdr], endianness=order, check=False)
+    found: list[str] = []
+    try:
+        shape = tuple(int(n) for n in header.get_data_shape()[:3])
+        if len(shape) < 3 or not (header["sform_code"] or header["qform_code"]):
+            return []
+        sizes = _check_start(path, start, SINGLE[two])
+        _tell_sizes(path, _affine(path, header, shape, None, found), sizes, found)
+    except UnreadableError as error:
+        found.append(str(error))
+    except (HeaderDataError, ValueError):
+        return []
+    # what is wrong stands before the first semicolon; after it what a conversion does about it
+    return [text.removeprefix(f"{path}: ").removeprefix(f"{path.name}: ").partition("; ")[0] for text in found]
 
 
 def check_length(path: Path, voxels: int, offset: float) -> None:
@@ -230,9 +262,8 @@ def _voxels(path: Path, header: Path | None, two: bool) -> tuple[Any, np.ndarray
         raise UnreadableError(path, f"damaged or cut off NIfTI file: {reason}") from None
 
 
-def _affine(path: Path, image: Any, shape: tuple[int, ...], prefer: str | None, repairs: list[str]) -> np.ndarray:
+def _affine(path: Path, header: Any, shape: tuple[int, ...], prefer: str | None, repairs: list[str]) -> np.ndarray:
     """Voxel to the header's unit (RAS): sform and qform, if both are there, must agree"""
-    header = image.header
     try:
         with np.errstate(all="ignore"):
             forms = {
@@ -267,7 +298,7 @@ def _affine(path: Path, image: Any, shape: tuple[int, ...], prefer: str | None, 
             repairs.append(f"{path.name}: sform and qform disagree by {apart:.3g} mm; {prefer} used")
             return forms[prefer]  # type: ignore[index]
         # nearly the same: the one that SimpleITK, and so nnU-Net, reads in a copy (sform of code 1, else the qform)
-        return forms["sform" if int(image.header["sform_code"]) == SCANNER else "qform"]
+        return forms["sform" if int(header["sform_code"]) == SCANNER else "qform"]
     return next(iter(forms.values()))
 
 
@@ -290,14 +321,18 @@ def _differs_by_rounding(header: Any, sform: np.ndarray, qform: np.ndarray) -> b
     return any(np.abs(np.multiply(sign, others) - stored).max() <= ROUNDING for sign in signs)
 
 
-def _in_mm(path: Path, image: Any, affine: np.ndarray, sizes: np.ndarray, repairs: list[str]) -> np.ndarray:
-    """The map in mm. A file whose unit is another, or whose field of voxel sizes differs from the map, is read
-    differently by different programs, so it must not be copied."""
+def _tell_sizes(path: Path, affine: np.ndarray, sizes: np.ndarray, repairs: list[str]) -> None:
+    """A file whose field of voxel sizes differs from the map is read differently by different programs, so it must not
+    be copied."""
     columns = np.linalg.norm(affine[:3, :3], axis=0)
     if not np.allclose(columns, sizes, rtol=SPACING, atol=0):
         told = [" x ".join(f"{s:g}" for s in values) for values in (columns, sizes)]
         repairs.append(f"{path.name}: voxels of {told[0]} by its sform, of {told[1]} by pixdim; its sform is used")
-    unit, mm = UNITS.get(int(image.header["xyzt_units"]) & 7, ("mm", 1.0))
+
+
+def _in_mm(path: Path, header: Any, affine: np.ndarray, repairs: list[str]) -> np.ndarray:
+    """The map in mm. A file whose unit is another must not be copied: not all programs know units."""
+    unit, mm = UNITS.get(int(header["xyzt_units"]) & 7, ("mm", 1.0))
     if unit == "mm":
         return affine
     repairs.append(f"{path.name}: its coordinates are in {unit}; written in mm")

@@ -13,7 +13,7 @@ from nnunet_mamba.evaluation.empty_masks import EmptyRule
 from nnunet_mamba.nnunet_folders import DATASET_JSON
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from nnunet_mamba.evaluation.description import Description
     from nnunet_mamba.evaluation.evaluate import Pairs
@@ -22,6 +22,7 @@ METRICS = ("Dice", "IoU", "HD95", "HD95area", "HD", "ASSD", "NSD1", "clDice", "L
            "VolumeDifference")  # fmt: skip
 DEFAULT_METRICS = ("Dice", "IoU", "HD95", "ASSD", "NSD1")
 MOST_SHOWN = 20
+MOST_NAMED = 3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -91,6 +92,7 @@ def run(options: argparse.Namespace) -> int:
     scored = len(pairs.pairs) - len(result.not_scored)
     print(f"\n{scored} cases, {len(missing)} without prediction, {len(pairs.without_reference)} predictions "
           f"without reference. Per case: {folder / 'evaluation.csv'}; rules: evaluation.json")  # fmt: skip
+    _tell_contradicting(result.contradicting)
     if result.not_scored:
         _tell_not_scored(result.not_scored)
         print(f"nnunet-mamba evaluate: {len(result.not_scored)} of {len(pairs.pairs)} pairs could not be scored; the "
@@ -133,6 +135,14 @@ def _what_to_score(options: argparse.Namespace) -> tuple[Description, Pairs]:
 def _tell_not_scored(reasons: Mapping[str, str]) -> None:
     for line in _first([f"not scored: {case!r}: {reason}" for case, reason in reasons.items()]):
         print(line, file=sys.stderr)
+
+
+def _tell_contradicting(found: Mapping[str, Mapping[str, Sequence[str]]]) -> None:
+    files = [f"{path} ({reasons[0]})" for of_case in found.values() for path, reasons in of_case.items()]
+    if files:
+        more = f" and {len(files) - MOST_NAMED} more" if len(files) > MOST_NAMED else ""
+        print(f"nnunet-mamba evaluate: scored as nnU-Net reads them, though their headers contradict themselves: "
+              f"{', '.join(files[:MOST_NAMED])}{more}; all: evaluation.json", file=sys.stderr)  # fmt: skip
 
 
 def _first(lines: list[str]) -> list[str]:

@@ -98,7 +98,7 @@ def compare(inputs: Inputs, out: Path, jobs: int) -> Report:
     )
     number = f"{_count(len(candidates), 'model')} on {_count(len(inputs.cases), 'case')}"
     note = f"Chosen by {shown[0]} of {primary}, averaged over the models."
-    about = (*_about(inputs), *_unknown_values(results))
+    about = (*_about(inputs), *_unknown_values(results), *_contradicting(results))
     return Report(
         f"{inputs.dataset}: {number}", about, tuple(sections), definitions, tuple(encoded),
         _labels(asked, encoded), note, overlays,
@@ -148,6 +148,16 @@ def _unknown_values(results: Mapping[str, Evaluation]) -> list[str]:
         return []
     more = [f"and {len(notes) - MOST_SHOWN} more"] if len(notes) > MOST_SHOWN else []
     return [f"Values that dataset.json does not have: {'; '.join([*notes[:MOST_SHOWN], *more])}."]
+
+
+def _contradicting(results: Mapping[str, Evaluation]) -> list[str]:
+    files = {p: why for result in results.values() for of in result.contradicting.values() for p, why in of.items()}
+    named = [f"{path} ({reasons[0]})" for path, reasons in files.items()]
+    if not named:
+        return []
+    more = [f"and {len(named) - MOST_SHOWN} more"] if len(named) > MOST_SHOWN else []
+    return [f"Scored as nnU-Net reads them, though their headers contradict themselves: "
+            f"{'; '.join([*named[:MOST_SHOWN], *more])}."]  # fmt: skip
 
 
 def _shown_cases(ordered: Sequence[str]) -> dict[str, str]:

@@ -40,12 +40,17 @@ def scores_of(
         not_scored = dict(result.not_scored)
         for case, rows in result.table.groupby(level="case", sort=False):
             of_masks = rows.droplevel("case").to_dict("index")
-            known[str(case)] = {"key": keys[str(case)], "rows": of_masks, "notes": result.notes.get(str(case), [])}
+            name = str(case)
+            known[name] = {"key": keys[name], "rows": of_masks, "notes": result.notes.get(name, []),
+                           "contradicting": result.contradicting.get(name, {})}  # fmt: skip
         kept.mkdir(parents=True, exist_ok=True)
         write_json(file, known, indent=None)
     rows = [{"case": c, "mask": mask, **known[c]["rows"][mask]} for c in sorted(known) for mask in asked.masks]
     table = pd.DataFrame(rows, columns=[*INDEX, *asked.metrics, EMPTY]).set_index(INDEX)
-    return Evaluation(table, not_scored, {case: of["notes"] for case, of in known.items() if of["notes"]})
+    notes, contradicting = (
+        {case: of[what] for case, of in known.items() if of[what]} for what in ("notes", "contradicting")
+    )
+    return Evaluation(table, not_scored, notes, contradicting)
 
 
 def _read(file: Path, keys: Mapping[str, str]) -> dict[str, dict[str, Any]]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from dataset_conversion.nifti import contradictions
 from nnunet_mamba import markdown
 from nnunet_mamba.evaluation import metrics
 from nnunet_mamba.evaluation.description import Description
@@ -65,11 +66,22 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """table: cases x masks by metrics and `EMPTY`, sorted. not_scored: case -> why; notes: case -> unknown values."""
+    """table: cases x masks by metrics and `EMPTY`, sorted. not_scored: case -> why; notes: case -> unknown values;
+    contradicting: case -> files whose NIfTI header readers take for different things, and why."""
 
     table: pd.DataFrame
     not_scored: Mapping[str, str]
     notes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    contradicting: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CaseScores:
+    """rows: one per mask, with case, mask, every metric, and which mask is empty; the rest as in `Evaluation`"""
+
+    rows: list[dict[str, Any]]
+    notes: list[str]
+    contradicting: dict[str, list[str]]
 
 
 def question(
@@ -83,8 +95,8 @@ def question(
     )  # fmt: skip
 
 
-def evaluate_case(asked: Question, item: tuple[str, tuple[Path, Path]]) -> tuple[list[dict[str, Any]], list[str]]:
-    """One row per mask: case, mask, every metric, and which mask is empty; and notes about unknown values."""
+def evaluate_case(asked: Question, item: tuple[str, tuple[Path, Path]]) -> CaseScores:
+    """Raises ValueError for a pair that cannot be scored"""
     case, paths = item
     reference, prediction = read_pair(*paths, asked.known, asked.unknown_is_background)
     counted = reference.labels != asked.ignore if asked.ignore is not None else True
@@ -94,16 +106,22 @@ def evaluate_case(asked: Question, item: tuple[str, tuple[Path, Path]]) -> tuple
         scores = {m.name: metrics.score(m, p, r, reference.spacing, asked.rule) for m in metrics.find(asked.metrics)}
         rows.append({"case": case, "mask": name, **scores, EMPTY: which_is_empty(bool(p.any()), bool(r.any()))})
     both = zip(paths, (reference, prediction), strict=True)
-    return rows, [f"{path}: {shown(m.unknown)} counted as background" for path, m in both if m.unknown]
+    notes = [f"{path}: {shown(m.unknown)} counted as background" for path, m in both if m.unknown]
+    return CaseScores(rows, notes, {str(path): found for path in paths if (found := contradictions(path))})
 
 
 def evaluate(pairs: Pairs, asked: Question, jobs: int = 1) -> Evaluation:
     """The same for any number of jobs. A pair that cannot be scored has its reason, and the others their scores."""
     items = {case: (case, pairs.pairs[case]) for case in sorted(pairs.pairs)}
     done, not_scored = of_each_case(partial(evaluate_case, asked), items, jobs)
-    rows = [row for of_case, _ in done.values() for row in of_case]
+    rows = [row for scores in done.values() for row in scores.rows]
     table = pd.DataFrame(rows, columns=[*INDEX, *asked.metrics, EMPTY]).set_index(INDEX)
-    return Evaluation(table, not_scored, {case: notes for case, (_, notes) in done.items() if notes})
+    return Evaluation(
+        table,
+        not_scored,
+        {case: scores.notes for case, scores in done.items() if scores.notes},
+        {case: scores.contradicting for case, scores in done.items() if scores.contradicting},
+    )
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
@@ -131,6 +149,7 @@ def report(result: Evaluation, pairs: Pairs, asked: Question) -> dict[str, Any]:
         "predictions_without_reference": pairs.without_reference,
         "not_scored": dict(result.not_scored),
         "unknown_values": dict(result.notes),
+        "contradicting_headers": dict(result.contradicting),
         "summary": {mask: {m.name: {**{s: _number(whole.loc[mask, (s, m.name)]) for s in STATISTICS},
                                     "cases_set_by_rule": set_by_rule(of_mask[mask], m.name)}
                            for m in found} for mask in asked.masks},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import re
 from dataclasses import replace
@@ -178,6 +179,21 @@ def test_values_that_no_label_has(space: Path, capsys: pytest.CaptureFixture[str
     page = (space / "out" / "report.html").read_text()
     data = json.loads(page.split('id="viewer-data">')[1].split("</script>")[0])
     assert data["labels"] == [[1, "a"], [2, "b"], [7, "7, not in dataset.json"]]
+
+
+def test_headers_that_contradict_themselves_are_told(space: Path) -> None:
+    """Also the second time, when scores are taken from the first"""
+    _fill(space, {"c0": 1, "c1": 2})
+    for path in (space / "ref" / "c1.nii.gz", *(space / name / "c1.nii.gz" for name in ("first", "second"))):
+        content = bytearray(gzip.decompress(path.read_bytes()))
+        content[268:272] = np.float32(5).tobytes()  # qoffset_x
+        path.write_bytes(gzip.compress(bytes(content)))
+    for _ in range(2):
+        assert _run(space, "-metrics", "Dice") == 0
+        told = (space / "out" / "report.md").read_text()
+        assert "though their headers contradict themselves" in told
+        for part in ("ref", "first", "second"):
+            assert re.search(rf"/{part}/c1.nii.gz \(sform and qform disagree by up to", told)
 
 
 def test_the_legend_names_what_is_shown(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -26,6 +27,7 @@ from nnunet_mamba.evaluation.masks import counts_of, files_by_case, read_pair
 from nnunet_mamba.evaluation.output import as_text
 from nnunet_mamba.whole_files import read_object
 
+Capture = pytest.CaptureFixture[str]
 LABELS = {"background": 0, "a": 1, "b": 2}
 SHAPE = (6, 8, 10)
 
@@ -60,6 +62,72 @@ def _run(folders: Path, *more: str) -> int:
 
 def _result(folders: Path) -> dict[str, Any]:
     return json.loads((folders / "pred" / "evaluation.json").read_text())
+
+
+# --- headers that contradict themselves
+
+
+def _edit(path: Path, **fields: Any) -> None:
+    """A NIfTI header's fields, as they are stored"""
+    content = bytearray(gzip.decompress(path.read_bytes()))
+    header = nibabel.Nifti1Header(bytes(content[:348]))
+    header["vox_offset"] = 352
+    for name, value in fields.items():
+        header[name] = value
+    content[:348] = header.binaryblock
+    path.write_bytes(gzip.compress(bytes(content)))
+
+
+BY_SFORM = {"qform_code": 0}
+CONTRADICTING: dict[str, tuple[dict[str, Any], str]] = {
+    "pixdim": ({**BY_SFORM, "pixdim": [1, 2, 2, 2, 0, 0, 0, 0]}, "voxels of 1 x 1 x 2 by its sform, of 2 x 2 x 2 by"),
+    "forms": ({"qoffset_x": 5}, "sform and qform disagree by up to 5 mm, and readers differ in which they use"),
+    "intercept": ({"scl_slope": 0, "scl_inter": 1}, "scl_slope 0 with scl_inter 1: by the NIfTI standard neither"),
+    "offset": ({"vox_offset": 0}, "vox_offset 0: its voxels would begin in its header"),
+    "a form": ({"srow_x": [0, 0, 0, 0]}, "its sform is singular or not finite"),
+}
+
+
+@pytest.mark.parametrize("name", CONTRADICTING)
+def test_headers_that_contradict_themselves_are_told(folders: Path, name: str, capsys: Capture) -> None:
+    """Both files of a pair alike, so that they lie in one place by whatever is read"""
+    fields, reason = CONTRADICTING[name]
+    for part in ("ref", "pred"):
+        _edit(folders / part / "c1.nii.gz", **fields)
+    assert _run(folders, "--unknown_as_background") == 0
+    told = capsys.readouterr().err
+    assert f"{folders}/ref/c1.nii.gz ({reason}" in told
+    assert "scored as nnU-Net reads them" in told
+    found = _result(folders)["contradicting_headers"]
+    assert {case: list(files) for case, files in found.items()} == {
+        "c1": [str(folders / part / "c1.nii.gz") for part in ("ref", "pred")]
+    }
+    assert all(reason in reasons[0] for reasons in found["c1"].values())
+    assert "c1" in _result(folders)["cases"]
+
+
+def test_of_many_such_files_some_are_named_in_one_line(folders: Path, capsys: Capture) -> None:
+    for i in range(3):
+        for part in ("ref", "pred"):
+            _edit(folders / part / f"c{i}.nii.gz", qoffset_x=5)
+    assert _run(folders) == 0
+    (line,) = [t for t in capsys.readouterr().err.splitlines() if "contradict" in t]
+    assert line.count("sform and qform disagree") == 3
+    assert " and 3 more; all: evaluation.json" in line
+    assert [len(files) for files in _result(folders)["contradicting_headers"].values()] == [2, 2, 2]
+
+
+def test_headers_that_say_one_thing_are_not_told(folders: Path, capsys: Capture) -> None:
+    """Of SimpleITK, of nibabel, without forms, and in micrometres"""
+    _edit(folders / "pred" / "c1.nii.gz", qform_code=0, sform_code=0)
+    _edit(folders / "ref" / "c1.nii.gz", qform_code=0, sform_code=0)
+    for part in ("ref", "pred"):
+        image = nibabel.load(folders / part / "c2.nii.gz")
+        nibabel.save(nibabel.Nifti1Image(np.asanyarray(image.dataobj), image.affine), folders / part / "c2.nii.gz")
+        _edit(folders / part / "c0.nii.gz", xyzt_units=3)
+    assert _run(folders) == 0
+    assert "contradict" not in capsys.readouterr().err
+    assert _result(folders)["contradicting_headers"] == {}
 
 
 # --- values
