@@ -36,6 +36,7 @@ from dataset_conversion.ownership import (
     recorded,
     remove_files,
     remove_others,
+    size_and_checksum,
 )
 from dataset_conversion.report import ANY, Report
 from dataset_conversion.workers import in_processes
@@ -135,7 +136,7 @@ def write_case(case: Case, dataset: Dataset, options: Options, target: Path) -> 
     images = [f"{names[0]}_{channel:04d}{ENDING}" for channel in range(len(dataset.channels))]
     label = f"{names[1]}{ENDING}"
     _begin(record, target, images if case.label is None else [*images, label])
-    written: dict[str, int] = {}
+    written: dict[str, list[int]] = {}
     grid: Geometry | None = None
     channel = 0
     for path in case.images:
@@ -158,7 +159,7 @@ def write_case(case: Case, dataset: Dataset, options: Options, target: Path) -> 
 def _begin(record: Path, target: Path, names: list[str]) -> None:
     """A record that names a case's files before they are there; others that an earlier record has go."""
     remove_files(target, [name for name in recorded(record).get("files", {}) if name not in names])
-    _write_json(record, {"signature": None, "files": dict.fromkeys(names, -1)})
+    _write_json(record, {"signature": None, "files": dict.fromkeys(names)})
 
 
 def _write_cases(path: Path, cases: Sequence[Case]) -> None:
@@ -170,7 +171,7 @@ def _write_cases(path: Path, cases: Sequence[Case]) -> None:
         table.writerows((case.id, case.patient, case.stratum) for case in sorted(cases, key=lambda c: c.id))
 
 
-def _place(target: Path, name: str, written: dict[str, int], make: Callable[[Path], None]) -> None:
+def _place(target: Path, name: str, written: dict[str, list[int]], make: Callable[[Path], None]) -> None:
     """A file under a temporary name, then under its own: whole or not there"""
     unfinished, final = target / WORK / name.replace("/", "_"), target / name
     unfinished.unlink(missing_ok=True)
@@ -181,7 +182,7 @@ def _place(target: Path, name: str, written: dict[str, int], make: Callable[[Pat
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
-    written[name] = final.stat().st_size
+    written[name] = size_and_checksum(final)
 
 
 def _copy(source: Path, link: str | None, path: Path, array: np.ndarray, grid: Geometry) -> None:
@@ -215,8 +216,9 @@ def _signature(case: Case, dataset: Dataset, options: Options) -> list[Any]:
 def _is_there(record: Path, signature: list[Any], target: Path) -> bool:
     known = recorded(record)
     try:
-        files = known["files"].items()
-        return known["signature"] == signature and all((target / n).stat().st_size == size for n, size in files)
+        return known["signature"] == signature and all(
+            size_and_checksum(target / name) == state for name, state in known["files"].items()
+        )
     except (OSError, KeyError):
         return False
 

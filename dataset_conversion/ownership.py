@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -129,12 +130,21 @@ def record_of(target: Path, case: str) -> Path:
 
 
 def recorded(record: Path) -> dict[str, Any]:
-    """A record's content: files (name below the target -> bytes) and signature; empty if it is none"""
+    """A record's content: files (name below the target -> `size_and_checksum`) and signature; empty if it is none"""
     try:
         known = json.loads(record.read_text(encoding="utf-8"))
         return known if isinstance(known["files"], dict) else {}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
+
+
+def size_and_checksum(path: Path) -> list[int]:
+    """Of a file as it is on the disk, for its case's record"""
+    checksum = 0
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            checksum = zlib.crc32(block, checksum)
+        return [file.tell(), checksum]
 
 
 def remove_files(target: Path, names: Sequence[str]) -> None:

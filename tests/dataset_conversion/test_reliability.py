@@ -150,6 +150,22 @@ def test_resumed_it_repeats_what_changed_and_only_that(tmp_path: Path, monkeypat
     ]  # fmt: skip
 
 
+def test_resumed_it_repeats_what_was_changed_without_a_change_of_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = asoca_tree(tmp_path / "download")
+    convert(find_asoca(root), tmp_path / "expected", Options())
+    with monkeypatch.context() as patched:
+        patched.setattr(engine, "remove_others", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            convert(find_asoca(root), tmp_path / "raw", Options())
+    damaged = tmp_path / "raw" / "Dataset510_ASOCA" / "labelsTr" / "Normal_02.nii.gz"
+    content = damaged.read_bytes()
+    damaged.write_bytes(content[:-40] + bytes(32) + content[-8:])
+    convert(find_asoca(root), tmp_path / "raw", Options(), resume=True)
+    assert hashes(tmp_path / "raw") == hashes(tmp_path / "expected")
+
+
 def test_killed_while_it_tidies_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = asoca_tree(tmp_path / "download")
     convert(find_asoca(root), tmp_path / "expected", Options())
