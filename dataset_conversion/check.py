@@ -27,12 +27,14 @@ Tell = Callable[[str, str], None]
 
 @dataclass(frozen=True)
 class Checked:
-    """What is known of a case after reading all its files. digest: of its image voxels, to find duplicates."""
+    """What is known of a case after reading all its files. digest, label: of the voxels of its images and of its label,
+    to find duplicates."""
 
     case: Case
     problems: tuple[Problem, ...]
     grid: Geometry | None = None
     digest: str = ""
+    label: str = ""
     values: tuple[int, ...] = ()
 
     @property
@@ -53,7 +55,7 @@ def check_case(case: Case, dataset: Dataset, options: Options) -> Checked:
     if case.label is None and not case.is_test:
         tell(REFUSED, "no label")
     grid: Geometry | None = None
-    digests = []
+    digests, label = [], ""
     values: tuple[int, ...] = ()
     for path, is_label in ((p, p is case.label) for p in case.files):
         volumes = _read(path, case.stacked and not is_label, options, tell)
@@ -69,12 +71,13 @@ def check_case(case: Case, dataset: Dataset, options: Options) -> Checked:
         else:
             _check_grid(path, volumes[0].geometry, grid, options, tell)
         if is_label:
+            label = volumes[0].digest()
             values = check_label(path, volumes[0], dataset.label_map, tell)
         else:
             for volume in volumes:
                 _check_image(path, volume, dataset, options, tell)
             digests += [volume.digest() for volume in volumes]
-    return Checked(case, tuple(problems), grid, " ".join(digests), values)
+    return Checked(case, tuple(problems), grid, " ".join(digests), label, values)
 
 
 def volumes_of(path: Path, stacked: bool, options: Options) -> tuple[Volume, ...]:

@@ -69,7 +69,8 @@ def plan(found: Found, options: Options) -> Report:
     duplicates = [*_bad_ids(found.cases), *_same_ids(found.cases)]
     checked = _each(partial(check_case, dataset=found.dataset, options=options), found.cases, options, "checking")
     problems = [*found.problems, *duplicates, *(p for c in checked for p in c.problems)]
-    problems += _same_content(checked, options)
+    refused = {p.case for p in problems if p.level == REFUSED}
+    problems += _same_content(sorted(checked, key=lambda c: (c.case.id in refused, c.case.id)), options)
     refused = {p.case for p in problems if p.level == REFUSED}
     kept = tuple(c for c in found.cases if c.id not in refused)
     training = [c for c in kept if not c.is_test]
@@ -245,17 +246,17 @@ def _same_ids(cases: Sequence[Case]) -> list[Problem]:
 
 
 def _same_content(checked: Sequence[Checked], options: Options) -> list[Problem]:
-    """The same images under two names: in two folds they would leak."""
-    first: dict[str, str] = {}
+    """The same images under two names: in two folds they would leak. checked: those that are refused last, so that they
+    take no other along."""
+    first: dict[str, Checked] = {}
     problems = []
-    for one in sorted(checked, key=lambda c: c.case.id):
-        if not one.digest:
-            continue
-        known = first.setdefault(one.digest, one.case.id)
-        if known != one.case.id:
+    for one in checked:
+        known = first.setdefault(one.digest, one) if one.digest else one
+        if known.case.id != one.case.id:
             level = WARNING if options.keep_duplicates else REFUSED
+            other = ", with another label: which of them is right?" if known.label != one.label else ""
             hint = "" if options.keep_duplicates else "; --keep-duplicates keeps both"
-            problems.append(Problem(level, one.case.id, f"the same images as {known}{hint}"))
+            problems.append(Problem(level, one.case.id, f"the same images as {known.case.id}{other}{hint}"))
     return problems
 
 

@@ -270,3 +270,45 @@ def test_images_of_two_channels_keep_their_order_and_grid(tmp_path: Path) -> Non
     for name, array in arrays.items():
         made = sitk.ReadImage(str(target / "imagesTr" / f"{name}_0001.nii.gz"))
         assert np.array_equal(sitk.GetArrayFromImage(made).T, array)
+
+
+# --- the same images twice -----------------------------------------------------------------------------------------
+
+
+def _twice(tmp_path: Path) -> Path:
+    """c0 and c1 with the same images"""
+    root = generic_tree(tmp_path / "d", 4)
+    shutil.copy(root / "images" / "c0.nii.gz", root / "images" / "c1.nii.gz")
+    return root
+
+
+def _generic(root: Path, raw: Path, *options: str) -> int:
+    description = described(root.parent / "description")
+    return main(["generic", "-i", str(root), "-o", str(raw), "--jobs", "1", "--describe", str(description), *options])
+
+
+def _cases_in(raw: Path) -> list[str]:
+    return sorted(p.name.removesuffix(".nii.gz") for p in (raw / "Dataset530_Trial" / "labelsTr").iterdir())
+
+
+def test_of_the_same_images_twice_the_first_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = _twice(tmp_path)
+    assert _generic(root, tmp_path / "raw") == 2
+    assert "c1: the same images as c0, with another label: which of them is right?" in capsys.readouterr().err
+    assert _generic(root, tmp_path / "raw", "--skip-incomplete") == 0
+    assert "c1: the same images as c0, with another label" in capsys.readouterr().out
+    assert _cases_in(tmp_path / "raw") == ["c0", "c2", "c3"]
+    shutil.copy(root / "labels" / "c0.nii.gz", root / "labels" / "c1.nii.gz")
+    assert _generic(root, tmp_path / "both", "--keep-duplicates") == 0
+    assert "c1: the same images as c0\n" in capsys.readouterr().out
+    assert _cases_in(tmp_path / "both") == ["c0", "c1", "c2", "c3"]
+
+
+def test_a_case_that_is_refused_takes_no_duplicate_along(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = _twice(tmp_path)
+    (root / "labels" / "c0.nii.gz").unlink()
+    assert _generic(root, tmp_path / "raw", "--skip-incomplete") == 0
+    told = capsys.readouterr().out
+    assert "c0: no label" in told
+    assert "c0: the same images as c1" in told
+    assert _cases_in(tmp_path / "raw") == ["c1", "c2", "c3"]
