@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +32,7 @@ def from_model(folder: ModelFolder, folds: Sequence[int] | None) -> Candidate:
 
     folds: None for all that have finished. Raises ValueError for unfinished folds and for a case in two of them.
     """
+    folder = ModelFolder(_with_its_name(folder.path))
     if not folder.dataset_json.is_file():
         others = ", ".join(models_in(folder.path.parent))
         raise ValueError(f"{folder.path}: no trained model there. Beside it: {others or 'none'}")
@@ -57,10 +59,16 @@ def from_model(folder: ModelFolder, folds: Sequence[int] | None) -> Candidate:
 
 def from_folder(folder: Path, ending: str) -> Candidate:
     """A folder of label maps. Raises ValueError if there are none."""
+    folder = _with_its_name(folder)
     files = files_by_case(folder, ending)
     if not files:
         raise ValueError(f"{folder}: no *{ending} files there")
     return Candidate(folder.name, files, {}, source=str(folder))
+
+
+def _with_its_name(folder: Path) -> Path:
+    """Also where it was given as `.` or `..`; a link keeps its own name"""
+    return Path(os.path.normpath(folder.absolute()))
 
 
 def with_short_names(candidates: Sequence[Candidate]) -> list[Candidate]:

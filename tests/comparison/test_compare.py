@@ -120,7 +120,7 @@ def test_one_model_alone(workspace: Workspace) -> None:
         ((GOOD, "-np", "0"), "-np 0; expected a number of processes"),
         ((GOOD, GOOD), "every candidate needs a name of its own"),
         (("-ref", "nowhere", "nowhere"), "-ref nowhere: no such folder"),
-        (("-ref", ".", "."), ".: no *.nii.gz files there"),
+        (("-ref", ".", "."), ": no *.nii.gz files there"),
     ],
 )
 def test_refusals(
