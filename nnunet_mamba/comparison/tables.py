@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,7 @@ import pandas as pd
 from nnunet_mamba.comparison.candidates import Candidate
 from nnunet_mamba.comparison.cases import Groups
 from nnunet_mamba.comparison.differences import Difference
+from nnunet_mamba.comparison.scores import mean_name
 from nnunet_mamba.comparison.training import FoldRecord
 from nnunet_mamba.evaluation.empty_masks import EmptyRule
 from nnunet_mamba.evaluation.evaluate import MARK, empty_in_words, set_by_rule
@@ -40,9 +41,9 @@ def summary(tables: Tables, metrics: Sequence[str], masks: Sequence[str], rule: 
     for mask in masks:
         for name, table in tables.items():
             values = table.xs(mask, level="mask")
-            cells = (_mean_with_interval(values, m) for m in metrics)
+            cells = (_mean_with_interval(table, mask, m) for m in metrics)
             rows.append((mask, name, *cells, _counts(values[list(metrics)])))
-            if any(set_by_rule(values, m) for m in metrics):
+            if any(_mark(table, mask, m) for m in metrics):
                 marked.append(f"{mask}, {name}: {empty_in_words(values)}")
     note = f"Mean ± standard deviation over cases, and the {CONFIDENCE:.0%} bootstrap interval of the mean."
     if marked:
@@ -55,7 +56,7 @@ def differences(found: Sequence[Difference], test: str, unit: str, tables: Table
 
     def mark(d: Difference) -> str:
         """Whether either of the two models' means holds values set by rule"""
-        marks = (_mark(tables[name].xs(d.mask, level="mask"), d.metric) for name in (d.first, d.second))
+        marks = (_mark(tables[name], d.mask, d.metric) for name in (d.first, d.second))
         return max(marks)
 
     rows = [
@@ -90,7 +91,7 @@ def cohorts(tables: Tables, cohorts_of: Mapping[str, Sequence[str]], metrics: Se
         (
             cohort,
             name,
-            *(_mean_with_interval(t.xs(mask, level="mask").loc[list(cases)], m) for m in metrics),
+            *(_mean_with_interval(_of_cases(t, cases), mask, m) for m in metrics),
             str(len(cases)),
         )
         for cohort, cases in cohorts_of.items()
@@ -108,7 +109,7 @@ def folds(tables: Tables, candidates: Sequence[Candidate], metric: str, mask: st
         rows_of_mask = tables[candidate.name].xs(mask, level="mask")
         by_fold = rows_of_mask.groupby([candidate.folds[str(case)] for case in rows_of_mask.index])
         of_fold = by_fold[metric].mean()
-        marks = {fold: _mark(rows, metric) for fold, rows in by_fold}
+        marks = {fold: _mark(_of_cases(tables[candidate.name], rows.index), mask, metric) for fold, rows in by_fold}
         means = [float(of_fold.get(n, math.nan)) for n in numbers]
         deviation = float(np.nanstd(means, ddof=1)) if len(means) > 1 else math.nan
         rows.append(
@@ -219,17 +220,24 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def _mark(values: pd.DataFrame, metric: str) -> str:
-    return f" {MARK}" if set_by_rule(values, metric) else ""
+def _of_cases(table: pd.DataFrame, cases: Iterable[str]) -> pd.DataFrame:
+    return table[table.index.get_level_values("case").isin(list(cases))]
 
 
-def _mean_with_interval(values: pd.DataFrame, metric: str) -> str:
-    known = values[metric].dropna()
+def _mark(table: pd.DataFrame, mask: str, metric: str) -> str:
+    """Whether a mean holds values set by rule; that over the masks, whether a value of any mask is"""
+    others = [m for m in table.index.unique("mask") if m != mask]
+    masks = others if others and mask == mean_name(others) else [mask]
+    return f" {MARK}" if any(set_by_rule(table.xs(m, level="mask"), metric) for m in masks) else ""
+
+
+def _mean_with_interval(table: pd.DataFrame, mask: str, metric: str) -> str:
+    known = table.xs(mask, level="mask")[metric].dropna()
     if known.empty:
         return UNKNOWN
     low, high = mean_interval(known.to_numpy())
     spread = "" if math.isnan(low) else f" ({low:.4g} to {high:.4g})"
-    return f"{known.mean():.4g} ± {known.std():.3g}{spread}{_mark(values, metric)}"
+    return f"{known.mean():.4g} ± {known.std():.3g}{spread}{_mark(table, mask, metric)}"
 
 
 def _counts(values: pd.DataFrame) -> str:

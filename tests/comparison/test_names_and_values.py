@@ -235,6 +235,33 @@ def test_empty_masks_are_marked(space: Path) -> None:
     assert {v for k, v in empty.items() if k not in {("c1", "b"), ("c1", "all masks")}} == {""}
 
 
+def test_a_mean_without_values_set_by_rule_is_not_marked(space: Path) -> None:
+    """Distances to an empty mask are left out, overlaps are 0: of the mean over the masks too"""
+    _fill(space, {"c0": 1, "c1": 2, "c2": 1})
+    _write(space / "second" / "c1.nii.gz", np.where(_labels_of(2) == 2, 1, _labels_of(2)).astype(np.uint8))
+    (space / "cohorts.csv").write_text("case,cohort\nc0,x\nc1,x\nc2,y\n")
+    rule = ("-metrics", "HD95", "Dice", "-one_empty", "nan", "-cohorts", space / "cohorts.csv")
+    assert _run(space, *rule) == 0
+    text = (space / "out" / "report.md").read_text()
+
+    def marked(section: str) -> list[tuple[str, str, list[bool]]]:
+        rows = [line.split("|")[1:] for line in text.split(f"## {section}")[1].split("\n## ")[0].splitlines()[4:]]
+        return [(r[0].strip(), r[1].strip(), ["†" in cell for cell in r[2:4]]) for r in rows if len(r) > 4 and r[1]]
+
+    assert [m for m in marked("Scores") if any(m[2])] == [
+        ("all masks", "second", [False, True]), ("b", "second", [False, True])]  # fmt: skip
+    assert [m for m in marked("Cohorts") if any(m[2])] == [("x", "second", [False, True])]
+
+
+def test_a_folder_given_as_a_dot_has_its_name(space: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _fill(space, {"c0": 1, "c1": 2})
+    monkeypatch.chdir(space / "first")
+    places = ["-ref", str(space / "ref"), "-o", str(space / "out"), "-metrics", "Dice"]
+    assert cli.main(["compare", ".", "../second/../second/.", "-d", "7", *places]) == 0
+    with (space / "out" / "scores.csv").open() as file:
+        assert {row["model"] for row in csv.DictReader(file)} == {"first", "second"}
+
+
 def test_scores_of_other_code_are_computed_again(space: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _fill(space, {"c0": 1, "c1": 2})
     real, asked = scoring.evaluate, []
