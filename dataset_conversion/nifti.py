@@ -15,6 +15,7 @@ import nibabel
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.fileholders import FileHolder
+from nibabel.nifti1 import xform_codes
 from nibabel.quaternions import mat2quat
 from nibabel.spatialimages import HeaderDataError, ImageDataError
 from nibabel.wrapstruct import WrapStructError
@@ -44,6 +45,8 @@ SINGLE = (352, 544)
 SPACING = 1e-5
 """Relative difference of voxel sizes that nnU-Net takes for the same."""
 
+LEAST_SLOPE = 2.0**-52
+"""Nearer to 0 a slope is none to SimpleITK, and one to nibabel."""
 SCANNER = 1
 """sform_code of the scanner's own coordinates"""
 ROUNDING = 2.0**-22
@@ -145,6 +148,7 @@ def read_nifti(
     sizes = _check_start(path, start, 0 if header is not None else SINGLE[two])
     image, array, packed = _voxels(path, header, two)
     repairs: list[str] = []
+    _tell_codes(path, start, repairs)
     if packed != path.name.endswith(".gz"):
         repairs.append(f"{path.name} is {'' if packed else 'not '}compressed, unlike its name says")
     if array.ndim > 3 and all(n == 1 for n in array.shape[3:]):
@@ -186,7 +190,27 @@ def _check_start(path: Path, start: bytes, first: int) -> np.ndarray:
             f"scl_slope {slope:g} with scl_inter {inter:g}: by the NIfTI standard neither counts, SimpleITK and so "
             "nnU-Net add the second; set scl_inter to 0 or scl_slope to 1, as is right",
         )
+    if 0 < abs(slope) < LEAST_SLOPE:
+        raise UnreadableError(path, f"scl_slope {slope:g}: so near to 0 that SimpleITK and so nnU-Net take 1 for it")
+    header = _stored(start)
+    if header["qform_code"] > 0 and -1 != header["pixdim"][0] < 0:
+        raise UnreadableError(path, f"pixdim[0] {header['pixdim'][0]:g}: neither 1 nor -1; some readers take -1 for it")
     return sizes
+
+
+def _stored(start: bytes) -> Any:
+    """A header as it is, before nibabel mends it"""
+    two, order = _version(start)
+    kind: Any = nibabel.Nifti2Header if two else nibabel.Nifti1Header
+    return kind(start[: kind.sizeof_hdr], endianness=order, check=False)
+
+
+def _tell_codes(path: Path, start: bytes, repairs: list[str]) -> None:
+    """Forms that nibabel leaves out for their code, and SimpleITK takes"""
+    for name in ("sform", "qform"):
+        code = int(_stored(start)[f"{name}_code"])
+        if code > max(xform_codes.value_set()):
+            repairs.append(f"{path.name}: {name}_code {code} is unknown; its {name} is not used")
 
 
 def contradictions(path: Path) -> list[str]:
@@ -195,15 +219,14 @@ def contradictions(path: Path) -> list[str]:
     start = first_bytes(path)
     if not is_nifti(start):
         return []
-    two, order = _version(start)
-    kind: Any = nibabel.Nifti2Header if two else nibabel.Nifti1Header
-    header = kind(start[: kind.sizeof_hdr], endianness=order, check=False)
+    header = _stored(start)
     found: list[str] = []
     try:
         shape = tuple(int(n) for n in header.get_data_shape()[:3])
         if len(shape) < 3 or not (header["sform_code"] or header["qform_code"]):
             return []
-        sizes = _check_start(path, start, SINGLE[two])
+        sizes = _check_start(path, start, SINGLE[_version(start)[0]])
+        _tell_codes(path, start, found)
         _tell_sizes(path, _affine(path, header, shape, None, found), sizes, found)
     except UnreadableError as error:
         found.append(str(error))

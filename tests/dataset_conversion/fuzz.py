@@ -225,7 +225,7 @@ def nifti_case(dice: random.Random, folder: Path) -> tuple[list[str], Callable[[
             _ask("refused" in told, "left out without a word")
             return
         repaired = any(word in told for word in (" by its sform", "sform and qform", "its coordinates", "off the first",
-                                                 "made perpendicular", "not finite", "below"))  # fmt: skip
+                                                 "made perpendicular", "not finite", "below", "_code"))  # fmt: skip
         if "not finite numbers" not in told and "below" not in told:
             same_volume(paths[0], target / "imagesTr" / "x_0000.nii.gz", not repaired)
         same_volume(paths[1], target / "labelsTr" / "x.nii.gz", not repaired, np.rint)

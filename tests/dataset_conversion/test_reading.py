@@ -287,6 +287,42 @@ def test_an_intercept_without_a_slope_is_refused(slope: float, inter: float, is_
             read(path)
 
 
+@pytest.mark.parametrize(("slope", "is_read"), [(1e-17, False), (-3e-27, False), (1e-15, True)])
+def test_a_slope_that_simpleitk_takes_for_none_is_refused(slope: float, is_read: bool, tmp_path: Path) -> None:
+    """By nibabel's reading every label becomes 0."""
+
+    def change(header: Any) -> None:
+        header["scl_slope"], header["scl_inter"] = slope, 0
+
+    path = nifti(tmp_path / "a.nii", volumes(0)[1], change)
+    if is_read:
+        assert read(path).array.max() == pytest.approx(slope)
+        assert sitk.GetArrayFromImage(sitk.ReadImage(str(path))).max() == pytest.approx(slope)
+    else:
+        assert sitk.GetArrayFromImage(sitk.ReadImage(str(path))).max() == 1
+        with pytest.raises(UnreadableError, match=f"scl_slope {slope:g}: so near to 0"):
+            read(path)
+
+
+def test_a_sign_of_the_third_axis_that_readers_take_for_different_things_is_refused(tmp_path: Path) -> None:
+    def change(header: Any) -> None:
+        header["sform_code"], header["pixdim"][0] = 0, -2
+
+    path = nifti(tmp_path / "a.nii", volumes(0)[1], change)
+    assert sitk.ReadImage(str(path)).GetDirection()[8] == -1
+    assert nibabel.load(path).affine[2, 2] > 0
+    with pytest.raises(UnreadableError, match=r"pixdim\[0\] -2: neither 1 nor -1"):
+        read(path)
+
+
+def test_a_form_of_an_unknown_code_is_told(tmp_path: Path) -> None:
+    def change(header: Any) -> None:
+        header["sform_code"], header["srow_y"] = 8, np.nan
+
+    (repair,) = read(nifti(tmp_path / "a.nii", volumes(0)[1], change)).repairs
+    assert repair == "a.nii: sform_code 8 is unknown; its sform is not used"
+
+
 def _offset(path: Path, value: float, two: bool = False) -> Path:
     """The file with another vox_offset"""
     content = bytearray(path.read_bytes())
