@@ -14,6 +14,7 @@ from dataset_conversion.grid import MOST_VOXELS, UnreadableError, Volume, geomet
 from dataset_conversion.nifti import check_length, first_bytes, is_nifti, magic_of, pair_of, read_nifti, vox_offset
 from dataset_conversion.packed import check_voxels, is_meta, unpacked
 
+GIPL_HEADER = 256
 SINGULAR = 1e-6
 """Volume that unit vectors along the axes span, up to which they count as lying in one plane"""
 
@@ -36,6 +37,8 @@ def _read(path: Path, prefer: str | None, fix_shear: bool, stacked: bool) -> tup
         raise UnreadableError(path, "its name is not UTF-8; rename it (convmv does so for whole folders)") from None
     if path.is_dir():
         raise UnreadableError(path, "a folder, and not one that holds a single NIfTI file")
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise UnreadableError(path, "no regular file")
     try:
         pair = pair_of(path)
         if pair is not None:
@@ -62,8 +65,17 @@ def _read_pair(header: Path, path: Path, prefer: str | None, fix_shear: bool, st
     return (volume,)
 
 
+def check_raw(path: Path, voxels: int) -> None:
+    """Raises UnreadableError for a GIPL file that ends before its voxels do: SimpleITK reads something else there.
+    voxels: how many bytes of them"""
+    if path.name.lower().endswith((".gipl", ".gipl.gz")):
+        check_length(path, voxels, GIPL_HEADER)
+
+
 def _read_other(path: Path, start: bytes, fix_shear: bool) -> Volume:
     """Any format of SimpleITK; NRRD files that it refuses are read by pynrrd."""
+    if start.startswith(b"# vtk"):
+        raise UnreadableError(path, "a VTK file, which does not say where its axes point; save it as NRRD or NIfTI")
     repairs: list[str] = []
     checksum = unpacked(path, start) if is_meta(path) else None
     reader = sitk.ImageFileReader()
@@ -80,6 +92,7 @@ def _read_other(path: Path, start: bytes, fix_shear: bool) -> Volume:
         origin, components = np.array(image.GetOrigin()), image.GetNumberOfComponentsPerPixel()
         shape = image.GetSize()
         check_voxels(path, start, array, checksum)
+        check_raw(path, array.nbytes)
     except RuntimeError as error:
         unpacked(path, start)
         if path.suffix.lower() not in (".nrrd", ".nhdr"):

@@ -77,7 +77,7 @@ def run(options: argparse.Namespace) -> int:
             f"{len(missing)} of {len(missing) + len(pairs.pairs)} references have no prediction, {missing[0]} for "
             "instance. A mean without them would be of easier or other cases; to have it all the same: --allow_missing"
         )
-    folder = writable_folder(options.o or options.pred)
+    folder = writable_folder(options.o or options.pred, "evaluation.json", "evaluation.csv")
     result = evaluate(pairs, asked, options.np)
     if result.table.empty:
         _tell_not_scored(result.not_scored)

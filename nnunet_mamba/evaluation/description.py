@@ -13,6 +13,8 @@ from nnunet_mamba.whole_files import short
 
 HIGHEST = 2**31 - 1
 ENDING = re.compile(r"(\.\w+)+")
+ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".gipl", ".png", ".bmp", ".tif", ".tiff")
+"""Of files that nnU-Net reads."""
 EXAMPLE = '"labels": {"background": 0, "tumour": 1}'
 
 
@@ -67,7 +69,7 @@ def _values_by_name(labels: Any) -> dict[str, tuple[int, ...]]:
     for name, value in labels.items():
         several = isinstance(value, Sequence) and not isinstance(value, str)
         values = tuple(_number(name, v) for v in (value if several else [value]))
-        if not values or not name.strip():
+        if not values or not name.strip() or not _is_text(name):
             raise ValueError(f"label {name!r} is {short(value)}; expected a name, and a number or a list of numbers")
         found[name] = values
     if "background" in found and set(found["background"]) != {0}:
@@ -86,6 +88,11 @@ def _turned(labels: Mapping[str, Any]) -> dict[str, str]:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float, list)) or (isinstance(value, str) and value.isdecimal())
+
+
+def _is_text(name: str) -> bool:
+    """Whether it can be written: JSON can hold halves of signs"""
+    return name.encode("utf-8", "ignore").decode() == name
 
 
 def _number(name: str, value: Any) -> int:
@@ -113,4 +120,8 @@ def _ending(content: Mapping[str, Any]) -> str:
     ending = content["file_ending"]
     if not isinstance(ending, str) or not ENDING.fullmatch(ending):
         raise ValueError(f'"file_ending" is {short(ending)}; expected ".nii.gz" for instance')
+    if not ending.lower().endswith(ENDINGS):
+        raise ValueError(
+            f'"file_ending" is {short(ending)}, which nnU-Net does not read; expected {", ".join(ENDINGS)}'
+        )
     return ending

@@ -6,12 +6,10 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from nnunet_mamba.evaluation.description import Description
+from nnunet_mamba.evaluation.description import ENDINGS, Description
 from nnunet_mamba.evaluation.each_case import of_each_case
 from nnunet_mamba.evaluation.masks import counts_of, files_by_case, read_labels
 
-ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".gipl", ".png", ".bmp", ".tif", ".tiff")
-"""Of files that nnU-Net reads."""
 MOST = 300
 """More values than any anatomy has labels: an image, not a label map."""
 

@@ -25,6 +25,8 @@ def check_intact(path: Path) -> None:
 
     Raises ValueError for a file that is cut off or damaged, or a NIfTI file with voxels that are no finite numbers.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would be waited for
+        raise ValueError(f"{path} is no regular file")
     try:
         with path.open("rb") as file:
             start = file.read(4)

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from dataset_conversion.grid import UnreadableError
+from dataset_conversion.volumes import check_raw
 from nnunet_mamba.evaluation.intact import check_intact
 
 SAME_PLACE_MM = 1e-2
@@ -48,6 +50,8 @@ def read_pair(
     hold other values, unless these are background.
     """
     images = [_read(path) for path in (reference, prediction)]
+    if reference.samefile(prediction):
+        raise ValueError(f"{prediction} is the same file as {reference}; the score would be perfect")
     a, b = images
     if a.GetSize() != b.GetSize():
         raise ValueError(f"{prediction}: {b.GetSize()} voxels, but {reference} has {a.GetSize()}")
@@ -132,6 +136,9 @@ def _read(path: Path) -> sitk.Image:
     check_intact(path)
     try:
         image = sitk.ReadImage(str(path))
+        check_raw(path, image.GetNumberOfPixels() * image.GetSizeOfPixelComponent())
+    except UnreadableError as error:
+        raise ValueError(str(error)) from None
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise ValueError(f"{path} cannot be read: {lines[-1] if lines else 'no reason given'}") from None

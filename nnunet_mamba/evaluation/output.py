@@ -15,8 +15,11 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """How a cell begins that spreadsheets take for a formula."""
 
 
-def writable_folder(path: Path) -> Path:
-    """The folder, made if it is not there. Raises ValueError if nothing can be written there."""
+def writable_folder(path: Path, *names: str) -> Path:
+    """The folder, made if it is not there. Raises ValueError if nothing can be written there, or not these files."""
+    taken = [str(path / name) for name in names if (path / name).is_dir()]
+    if taken:
+        raise ValueError(f"{taken[0]}: a folder, where results are to be written; remove it or choose another -o")
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import random
 import re
+import sys
 import zlib
 from contextlib import suppress
 from pathlib import Path
@@ -534,6 +536,36 @@ def test_voxels_that_simpleitk_reads_wrongly_are_refused(tmp_path: Path, monkeyp
             patched.setattr(sitk, "GetArrayFromImage", lambda image: np.zeros((12, 20, 16), np.int16))
             with pytest.raises(UnreadableError, match="SimpleITK reads other voxels than its compressed data hold"):
                 read(path)
+
+
+def test_files_that_do_not_say_where_their_axes_point_are_refused(tmp_path: Path) -> None:
+    image = sitk.GetImageFromArray(np.zeros((3, 4, 5), np.int16))
+    image.SetDirection((0, 1, 0, 1, 0, 0, 0, 0, -1))
+    sitk.WriteImage(image, str(tmp_path / "x.vtk"))
+    with pytest.raises(UnreadableError, match="a VTK file, which does not say where its axes point"):
+        read(tmp_path / "x.vtk")
+
+
+@pytest.mark.parametrize("ending", ["gipl", "gipl.gz"])
+def test_a_format_without_a_checksum_that_ends_too_early_is_refused(ending: str, tmp_path: Path) -> None:
+    """SimpleITK reads something else in the place of what is missing."""
+    array = np.random.default_rng(0).integers(0, 9, (6, 7, 8)).astype(np.int16)
+    path = tmp_path / f"x.{ending}"
+    sitk.WriteImage(sitk.GetImageFromArray(array), str(path))
+    assert np.array_equal(read(path).array, array)
+    content = path.read_bytes()
+    content = gzip.decompress(content) if ending.endswith(".gz") else content
+    path.write_bytes(gzip.compress(content[:-20]) if ending.endswith(".gz") else content[:-20])
+    with pytest.raises(UnreadableError, match=r"cut off: 65[0-9] of 672 bytes of voxels are there"):
+        read(path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no pipes with names")
+def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+    """A pipe would be waited for."""
+    os.mkfifo(tmp_path / "x.nii.gz")
+    with pytest.raises(UnreadableError, match="no regular file"):
+        read(tmp_path / "x.nii.gz")
 
 
 def _tilted(seed: int, path: Path) -> Path:

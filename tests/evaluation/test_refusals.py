@@ -164,6 +164,61 @@ def test_values_that_mean_nothing(
         assert sorted({row["case"] for row in csv.DictReader(file)}) == ["c0", "c2"]
 
 
+def test_a_file_without_a_checksum_that_ends_too_early(folders: Path, capsys: Capture) -> None:
+    """SimpleITK reads something else in the place of what is missing."""
+    for part, shift in (("ref", 0), ("pred", 1)):
+        for i in range(2):
+            _write(folders / part / f"c{i}.gipl", _labels(shift))
+    (folders / "pred" / "dataset.json").write_text(json.dumps({"labels": LABELS, "file_ending": ".gipl"}))
+    assert _run(folders) == 0
+    path = folders / "pred" / "c1.gipl"
+    path.write_bytes(path.read_bytes()[:-30])
+    assert _run(folders) == 2
+    assert "c1.gipl: cut off: 450 of 480 bytes" in capsys.readouterr().err
+    assert list(_result(folders)["cases"]) == ["c0"]
+
+
+def _hard_link(folders: Path) -> None:
+    (folders / "pred" / "c1.nii.gz").hardlink_to(folders / "ref" / "c1.nii.gz")
+
+
+def _link(folders: Path) -> None:
+    (folders / "pred" / "c1.nii.gz").symlink_to(folders / "ref" / "c1.nii.gz")
+
+
+def _pipe(folders: Path) -> None:
+    os.mkfifo(folders / "pred" / "c1.nii.gz")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no pipes with names")
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (_hard_link, "is the same file as .*ref/c1.nii.gz"),
+        (_link, "is the same file as"),
+        (_pipe, "is no regular file"),
+    ],
+)
+def test_predictions_that_are_none(folders: Path, make: Callable[[Path], None], message: str, capsys: Capture) -> None:
+    """A perfect score, or waiting for ever"""
+    (folders / "pred" / "c1.nii.gz").unlink()
+    make(folders)
+    assert _run(folders) == 2
+    assert re.search(f"pred/c1.nii.gz {message}", capsys.readouterr().err)
+    assert list(_result(folders)["cases"]) == ["c0", "c2"]
+
+
+@pytest.mark.parametrize("name", ["evaluation.json", "evaluation.csv"])
+def test_a_folder_in_the_place_of_results_is_told_before_anything_is_scored(
+    folders: Path, name: str, capsys: Capture
+) -> None:
+    (folders / "pred" / name).mkdir()
+    assert _run(folders) == 2
+    told = capsys.readouterr().err
+    assert f"pred/{name}: a folder, where results are to be written" in told
+    assert "cases:" not in told, "no bar of progress"
+
+
 def test_scores_are_there_before_they_are_shown(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A terminal that lacks a sign, or a reader that has gone, takes no scores along."""
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
@@ -445,6 +500,8 @@ def test_labels_of_the_decathlon(folders: Path) -> None:
         ('{"labels": {"a": 1}, "file_ending": 3}', '"file_ending" is 3; expected ".nii.gz"'),
         ('{"labels": {"a": 1}, "file_ending": ""}', '"file_ending" is ""; expected'),
         ('{"labels": {"a": 1}, "file_ending": "../x"}', '"file_ending" is "../x"; expected'),
+        ('{"labels": {"a": 1}, "file_ending": ".mhd"}', '"file_ending" is ".mhd", which nnU-Net does not read'),
+        ('{"labels": {"\\ud800": 1}}', "label .* is 1; expected a name, and a number"),
     ],
 )
 def test_descriptions_without_meaning(
