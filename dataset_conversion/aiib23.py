@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dataset_conversion.declare import CT, REFUSED, Case, Dataset, Found, Problem
-from dataset_conversion.find import by_stem, marked_folder, twice
+from dataset_conversion.find import marked_folder, numbered, twice
 
 AIIB23 = Dataset(
     name="AIIB23",
@@ -31,9 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def discover(source: Path, options: Mapping[str, Any]) -> Found:
     """Raises ValueError for another layout than the release's."""
     root = marked_folder(source, lambda f: (f / "img").is_dir() and (f / "gt").is_dir(), "AIIB23 release (img and gt)")
-    images, labels = _numbered(root / "img"), _numbered(root / "gt")
+    (images, told), (labels, more) = numbered(root / "img", NAME), numbered(root / "gt", NAME)
     cases = [Case(_id(n), paths[:1], labels[n][0] if n in labels else None) for n, paths in images.items()]
-    problems = [*twice(images, _id), *twice(labels, _id)]
+    problems = [*told, *more, *twice(images, _id), *twice(labels, _id)]
     problems += [
         Problem(REFUSED, _id(n), f"{paths[0]}: a label without image") for n, paths in labels.items() if n not in images
     ]
@@ -42,7 +42,3 @@ def discover(source: Path, options: Mapping[str, Any]) -> Found:
 
 def _id(number: str) -> str:
     return f"AIIB23_{int(number):03d}"
-
-
-def _numbered(folder: Path) -> dict[str, tuple[Path, ...]]:
-    return {match[1]: paths for stem, paths in by_stem(folder).items() if (match := NAME.fullmatch(stem))}

@@ -64,7 +64,14 @@ def _has_2020(folder: Path) -> bool:
 def _cohort_folder(root: Path, cohort: str) -> Path | None:
     """`Normal`, `ASOCA_Normal`, `ASOCA Normal`, ..."""
     names = {cohort, f"asoca_{cohort}", f"asoca {cohort}", f"asoca-{cohort}"}
-    return next((p for p in entries(root) if p.is_dir() and p.name.lower() in names), None)
+    return _only([p for p in entries(root) if p.is_dir() and p.name.lower() in names])
+
+
+def _only(folders: list[Path]) -> Path | None:
+    """None if there is none. Raises ValueError if there are several: which of them is meant cannot be known."""
+    if len(folders) > 1:
+        raise ValueError(f"{' and '.join(map(str, folders))}: two folders for one thing; move one away")
+    return folders[0] if folders else None
 
 
 def _release(root: Path) -> tuple[list[Case], list[Problem]]:
@@ -74,8 +81,7 @@ def _release(root: Path) -> tuple[list[Case], list[Problem]]:
         folder = _cohort_folder(root, cohort)
         assert folder is not None
         inner = [f for f in walk(folder, DEPTH) if f.is_dir()]
-        images = next((f for f in inner if f.name == "CTCA"), None)
-        labels = next((f for f in inner if f.name == "Annotations"), None)
+        images, labels = (_only([f for f in inner if f.name == part]) for part in ("CTCA", "Annotations"))
         if images is None or labels is None:
             raise ValueError(f"{folder}: expected folders CTCA and Annotations in it")
         found, told = _paired(images, labels, lambda stem, name=name: f"{name}_{_numbered(stem)}", name)

@@ -10,7 +10,7 @@ from typing import Any
 
 from dataset_conversion import splits
 from dataset_conversion.declare import CT, REFUSED, Case, Dataset, Found, Problem
-from dataset_conversion.find import by_stem, marked_folder, twice
+from dataset_conversion.find import marked_folder, numbered, twice
 
 ORGANS = (
     "spleen", "right_kidney", "left_kidney", "gallbladder", "esophagus", "liver", "stomach", "aorta",
@@ -44,10 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def discover(source: Path, options: Mapping[str, Any]) -> Found:
     """Raises ValueError for another layout than the release's."""
     root = marked_folder(source, lambda f: (f / "Training" / "img").is_dir(), "BTCV release (Training/img)")
-    images, labels, tests = (_numbered(root / part) for part in ("Training/img", "Training/label", "Testing/img"))
+    parts = [numbered(root / part, NUMBER) for part in ("Training/img", "Training/label", "Testing/img")]
+    images, labels, tests = (files for files, _ in parts)
     cases = [Case(_id(n), paths[:1], labels[n][0] if n in labels else None) for n, paths in images.items()]
     cases += [Case(_id(n), paths[:1], None, is_test=True) for n, paths in tests.items()]
-    problems = [*twice(images, _id), *twice(labels, _id), *twice(tests, _id)]
+    problems = [*twice(images, _id), *twice(labels, _id), *twice(tests, _id), *(p for _, told in parts for p in told)]
     problems += [
         Problem(REFUSED, _id(n), f"{paths[0]}: a label without image") for n, paths in labels.items() if n not in images
     ]
@@ -60,7 +61,3 @@ def discover(source: Path, options: Mapping[str, Any]) -> Found:
 
 def _id(number: str) -> str:
     return f"BTCV_{number}"
-
-
-def _numbered(folder: Path) -> dict[str, tuple[Path, ...]]:
-    return {match[1]: paths for stem, paths in by_stem(folder).items() if (match := NUMBER.fullmatch(stem))}

@@ -77,6 +77,10 @@ def check_case(case: Case, dataset: Dataset, options: Options) -> Checked:
             for volume in volumes:
                 _check_image(path, volume, dataset, options, tell)
             digests += [volume.digest() for volume in volumes]
+    if label in digests:
+        tell(REFUSED, f"{case.label}: the label holds the same voxels as an image")
+    if len(set(digests)) < len(digests):
+        tell(WARNING, "two of its images hold the same voxels")
     return Checked(case, tuple(problems), grid, " ".join(digests), label, values)
 
 

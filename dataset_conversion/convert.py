@@ -249,6 +249,7 @@ def _same_content(checked: Sequence[Checked], options: Options) -> list[Problem]
     """The same images under two names: in two folds they would leak. checked: those that are refused last, so that they
     take no other along."""
     first: dict[str, Checked] = {}
+    owners: dict[str, str] = {}
     problems = []
     for one in checked:
         known = first.setdefault(one.digest, one) if one.digest else one
@@ -257,6 +258,10 @@ def _same_content(checked: Sequence[Checked], options: Options) -> list[Problem]
             other = ", with another label: which of them is right?" if known.label != one.label else ""
             hint = "" if options.keep_duplicates else "; --keep-duplicates keeps both"
             problems.append(Problem(level, one.case.id, f"the same images as {known.case.id}{other}{hint}"))
+            continue
+        shared = {owners.setdefault(digest, one.case.id) for digest in one.digest.split()} - {one.case.id}
+        if shared:
+            problems.append(Problem(WARNING, one.case.id, f"shares an image with {', '.join(sorted(shared))}"))
     return problems
 
 

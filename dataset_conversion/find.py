@@ -7,7 +7,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from dataset_conversion.declare import REFUSED, Problem
+from dataset_conversion.declare import REFUSED, WARNING, Problem
+from dataset_conversion.report import ANY
 
 DEPTH = 3
 """Folders that may be wrapped around what is looked for."""
@@ -83,6 +84,20 @@ def by_stem(folder: Path, endings: tuple[str, ...] = NIFTI) -> dict[str, tuple[P
             stem = path.name[: -len(ending)]
             found[stem] = (*found.get(stem, ()), path)
     return found
+
+
+def numbered(folder: Path, name: re.Pattern[str]) -> tuple[dict[str, tuple[Path, ...]], list[Problem]]:
+    """NIfTI files by the number, the first group of their name without ending, and what is left out for its name."""
+    found, others = {}, []
+    for stem, paths in by_stem(folder).items():
+        match = name.fullmatch(stem)
+        if match:
+            found[match[1]] = paths
+        else:
+            others += paths
+    shown = ", ".join(p.name for p in others[:3])
+    told = f"{folder}: {len(others)} files named like no case are left out: {shown}"
+    return found, [Problem(WARNING, ANY, told)] if others else []
 
 
 def twice(files: Mapping[str, Sequence[Path]], id_of: Callable[[str], str]) -> list[Problem]:

@@ -48,12 +48,15 @@ def discover(source: Path, options: Mapping[str, Any]) -> Found:
     if not cases:
         hint = f"; {packed[0].name} is a part of a ZIP archive: rename it to .zip and unpack it" if packed else ""
         raise ValueError(f"{source}: no files named NUMBER.img.nii.gz{hint}")
-    sheet = options.get("sheet") or next(
-        (p for f in folders for p in entries(f) if "split" in p.name.lower() and p.suffix in SHEETS), None
-    )
+    sheets = [p for f in folders for p in entries(f) if "split" in p.name.lower() and p.suffix in SHEETS]
+    sheet = options.get("sheet") or next(iter(sheets), None)
     if sheet is None:
         told = Problem(WARNING, ANY, "no split sheet found: 5 random folds, no test cases")
         return Found(IMAGECAS, tuple(cases), (*problems, told), source=source)
+    if len(sheets) > 1 and not options.get("sheet"):
+        raise ValueError(
+            f"{source}: {len(sheets)} split sheets: {', '.join(map(str, sheets[:3]))}; choose with --sheet"
+        )
     part = _split(Path(sheet), options.get("split", 1), [c.id for c in cases], bool(options.get("match_by_row")))
     cases = [replace(case, is_test=part[case.id] == "test") for case in cases]
     folds = ({name: sorted(i for i, p in part.items() if p == name) for name in ("train", "val")},)

@@ -312,3 +312,74 @@ def test_a_case_that_is_refused_takes_no_duplicate_along(tmp_path: Path, capsys:
     assert "c0: no label" in told
     assert "c0: the same images as c1" in told
     assert _cases_in(tmp_path / "raw") == ["c1", "c2", "c3"]
+
+
+@pytest.mark.parametrize(("name", "tree", "image", "label"), [
+    ("btcv", _btcv, "Training/img/img0002.nii.gz", "Training/label/label0002.nii.gz"),
+    ("aiib23", _aiib, "img/AIIB23_2.nii.gz", "gt/AIIB23_2.nii.gz"),
+    ("imagecas", _imagecas, "2.img.nii.gz", "2.label.nii.gz"),
+    ("asoca", asoca_tree, "Normal/CTCA/Normal_1.nrrd", "Normal/Annotations/Normal_1.nrrd"),
+])  # fmt: skip
+def test_an_image_that_is_its_label_is_refused(
+    name: str, tree: Any, image: str, label: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tree(tmp_path / "d")
+    shutil.copy(root / label, root / image)
+    assert _run(name, root, tmp_path / "raw") == 2
+    assert f"{root / label}: the label holds the same voxels as an image" in capsys.readouterr().err
+
+
+def test_images_that_two_channels_or_cases_share_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = brats_tree(tmp_path / "d")
+    data = root / "BraTS2021_Training_Data"
+    names = [f"BraTS2021_0000{k}" for k in range(3)]
+    if not (data / names[0]).is_dir():
+        names = sorted(p.name for p in data.iterdir())
+    shutil.copy(data / names[1] / f"{names[1]}_t1.nii.gz", data / names[1] / f"{names[1]}_t2.nii.gz")
+    shutil.copy(data / names[0] / f"{names[0]}_flair.nii.gz", data / names[2] / f"{names[2]}_flair.nii.gz")
+    assert _run("brats", root, tmp_path / "raw") == 0
+    told = capsys.readouterr().out
+    assert f"{names[1]}: two of its images hold the same voxels" in told
+    assert f"{names[2]}: shares an image with {names[0]}" in told
+
+
+# --- files and folders whose meaning cannot be known ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "tree", "path"), [
+    ("btcv", _btcv, "Training/img/img00005.nii.gz"), ("aiib23", _aiib, "img/AIIB_5.nii.gz"),
+])  # fmt: skip
+def test_files_named_like_no_case_are_told(
+    name: str, tree: Any, path: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tree(tmp_path / "d")
+    nifti(root / path, volumes(9)[0])
+    assert _run(name, root, tmp_path / "raw") == 0
+    told = capsys.readouterr().out
+    assert f"{(root / path).parent}: 1 files named like no case are left out: {(root / path).name}" in told
+
+
+def test_two_split_sheets_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = _imagecas(tmp_path / "d")
+    table = "FileName,Split-1\n1,Training\n2,Val\n3,Training\n4,Training\n"
+    for name in ("a_split.csv", "split_b.csv"):
+        (root / name).write_text(table)
+    assert _run("imagecas", root, tmp_path / "raw") == 2
+    assert (
+        f"2 split sheets: {root / 'a_split.csv'}, {root / 'split_b.csv'}; choose with --sheet"
+        in capsys.readouterr().err
+    )
+    assert _run("imagecas", root, tmp_path / "raw", "--sheet", str(root / "split_b.csv")) == 0
+
+
+@pytest.mark.parametrize(("source", "copy"), [("Normal", "ASOCA_Normal"), ("Normal/CTCA", "Normal/Normal/CTCA")])
+def test_two_folders_for_one_thing_are_refused(
+    source: str, copy: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = asoca_tree(tmp_path / "d")
+    shutil.copytree(root / source, root / copy)
+    assert _run("asoca", root, tmp_path / "raw") == 2
+    told = capsys.readouterr().err
+    assert f"{root / source}" in told
+    assert f"{root / copy}" in told
+    assert "two folders for one thing; move one away" in told
