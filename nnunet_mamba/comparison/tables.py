@@ -221,7 +221,7 @@ def duration(seconds: float) -> str:
 
 
 def _of_cases(table: pd.DataFrame, cases: Iterable[str]) -> pd.DataFrame:
-    return table[table.index.get_level_values("case").isin(list(cases))]
+    return table.loc[table.index.get_level_values("case").isin(list(cases))]
 
 
 def _mark(table: pd.DataFrame, mask: str, metric: str) -> str:
