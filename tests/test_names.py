@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -43,6 +44,18 @@ def test_a_package_lists_the_names_it_stands_for_and_has_no_others() -> None:
     ):
         with pytest.raises(AttributeError, match=f"module '{module.__name__}' has no attribute '{name}'"):
             getattr(module, name)
+
+
+def test_a_record_is_all_that_the_names_of_a_network_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    record = replace(networks.network("SegMamba"), name="Other", title="Other", summary="another one")
+    monkeypatch.setattr(networks, "NETWORKS", (*networks.NETWORKS, record))
+    twin = {"nnUNetTrainerOtherNoMamba", "nnUNetPlannerOtherNoMamba", "nnUNetTrainerOtherNoMamba_5epochs"}
+    for name in ("nnUNetTrainerOther", "nnUNetPlannerOther", "nnUNetTrainerOther_AdamW_5epochs", *twin):
+        made = _resolve(name)
+        assert made.mamba_network == (record.twin if name in twin else record), name  # type: ignore[attr-defined]
+        assert made.__doc__
+        monkeypatch.delattr(import_module(made.__module__), name, raising=False)
+    assert {"nnUNetTrainerOther", "nnUNetTrainerOtherNoMamba"} <= set(dir(trainers))
 
 
 def test_a_suffix_explains_itself() -> None:
