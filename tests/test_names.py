@@ -54,7 +54,7 @@ def test_a_record_is_all_that_the_names_of_a_network_need(monkeypatch: pytest.Mo
         made = _resolve(name)
         assert made.mamba_network == (record.twin if name in twin else record), name  # type: ignore[attr-defined]
         assert made.__doc__
-        monkeypatch.delattr(import_module(made.__module__), name, raising=False)
+        delattr(import_module(made.__module__), name)
     assert {"nnUNetTrainerOther", "nnUNetTrainerOtherNoMamba"} <= set(dir(trainers))
 
 
