@@ -157,7 +157,7 @@ def test_the_page_on_backends_names_what_is_there() -> None:
     assert "ONLY_IN_NAMESAKE" in layering
     from nnunet_mamba.doctor import installation
     from nnunet_mamba.ops import backends
-    from nnunet_mamba.ops.tri_scan import numba
+    from nnunet_mamba.ops.oriented_scan import numba
 
     assert installation.OPTIONAL
     assert backends.PREFERENCE

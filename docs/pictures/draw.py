@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch, Polygon, Rectangle
 
 from nnunet_mamba.blocks.mamba import to_tokens
-from nnunet_mamba.ops.tri_scan.orders import permute
+from nnunet_mamba.ops.oriented_scan.orders import permute
 
 FOLDER = Path(__file__).parent
 SETTINGS = {"svg.hashsalt": "nnunet-mamba", "svg.fonttype": "path", "font.family": "DejaVu Sans", "font.size": 9}

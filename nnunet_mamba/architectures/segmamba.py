@@ -36,7 +36,7 @@ from nnunet_mamba.blocks.decoder import ResidualDecoder
 from nnunet_mamba.blocks.gated_spatial_conv import GatedSpatialConv
 from nnunet_mamba.blocks.mamba import MambaLayer
 from nnunet_mamba.blocks.residual import ResidualBlock
-from nnunet_mamba.ops.tri_scan.orders import ORDERS
+from nnunet_mamba.ops.oriented_scan.orders import ORDERS
 
 
 class SegMamba(PlannedNetwork):

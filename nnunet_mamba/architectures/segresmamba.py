@@ -21,7 +21,7 @@ from nnunet_mamba.architectures.topology import Topology, check_mixer, topology
 from nnunet_mamba.blocks.convolutions import GroupNorm, Space, pointwise, same_conv
 from nnunet_mamba.blocks.interpolation import enlarge
 from nnunet_mamba.blocks.mamba import MambaLayer
-from nnunet_mamba.ops.tri_scan.orders import ORDERS
+from nnunet_mamba.ops.oriented_scan.orders import ORDERS
 
 GROUPS = 8
 

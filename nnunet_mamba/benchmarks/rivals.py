@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nnunet_mamba.ops import backends, selective_scan, tri_scan
+from nnunet_mamba.ops import backends, oriented_scan, selective_scan
+from nnunet_mamba.ops.oriented_scan.orders import permute, restore
 from nnunet_mamba.ops.selective_scan import mamba_ssm
-from nnunet_mamba.ops.tri_scan.orders import permute, restore
 
 Scan = Callable[..., Tensor]
 
@@ -125,9 +125,9 @@ def mixers() -> list[Implementation]:
 
     def fused(name: str) -> Implementation:
         def run(n_slices: int, **tensors: Tensor) -> Tensor:
-            return tri_scan(**tensors, n_slices=n_slices, backend=name)  # type: ignore[arg-type]
+            return oriented_scan(**tensors, n_slices=n_slices, backend=name)  # type: ignore[arg-type]
 
-        return Implementation(f"fused, {name} (ours)", run, backends.load("tri_scan", name).why_not)
+        return Implementation(f"fused, {name} (ours)", run, backends.load("oriented_scan", name).why_not)
 
     def passes(scan: Implementation) -> Implementation:
         def run(n_slices: int, **tensors: Tensor) -> Tensor:
@@ -135,7 +135,7 @@ def mixers() -> list[Implementation]:
 
         return Implementation(f"three passes, {scan.name}", run, scan.why_not)
 
-    ours = [fused(name) for name in _measured_backends("tri_scan")]
+    ours = [fused(name) for name in _measured_backends("oriented_scan")]
     return ours + [passes(scan) for scan in scans() if scan.name != "plain torch loop"]
 
 

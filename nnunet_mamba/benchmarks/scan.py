@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nnunet_mamba.benchmarks.measure import Measurement, measure, synchronize
 from nnunet_mamba.benchmarks.rivals import Implementation, mixers, scans
-from nnunet_mamba.ops import selective_scan, tri_scan
+from nnunet_mamba.ops import oriented_scan, selective_scan
 
 CHECK_LENGTH = 512
 # of the largest value, of y and of every gradient: rounding of sums, and of the format for half types
@@ -112,7 +112,7 @@ def check(
     if case.op == "scan":
         wanted = selective_scan(**judge, delta_softplus=True, backend="reference")
     else:
-        wanted = tri_scan(**judge, n_slices=slices, backend="reference")  # type: ignore[arg-type]
+        wanted = oriented_scan(**judge, n_slices=slices, backend="reference")  # type: ignore[arg-type]
     grads = torch.autograd.grad(wanted.sum(), list(judge.values()))
 
     _training(implementation, short, inputs)  # compile

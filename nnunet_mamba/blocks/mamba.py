@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nnunet_mamba.ops import tri_scan
-from nnunet_mamba.ops.tri_scan.orders import ORDERS
+from nnunet_mamba.ops import oriented_scan
+from nnunet_mamba.ops.oriented_scan.orders import ORDERS
 
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4
 SUFFIX = {"f": "", "b": "_b", "s": "_s"}
@@ -53,7 +53,7 @@ class Mamba(nn.Module):
         """(b l c) -> (b l c); `n_slices`: slices of the inter-slice order, must divide l"""
         xz = F.linear(tokens, self.in_proj.weight.to(tokens.dtype))
         x, z = xz.chunk(2, dim=-1)
-        y = tri_scan(x, z, *self._scan_weights(), orders=self.orders, n_slices=n_slices)
+        y = oriented_scan(x, z, *self._scan_weights(), orders=self.orders, n_slices=n_slices)
         return F.linear(y, self.out_proj.weight.to(y.dtype))
 
     def _scan_weights(self) -> list[Tensor]:

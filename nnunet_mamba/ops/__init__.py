@@ -1,13 +1,13 @@
 """Tensor functions of Mamba networks, each with several backends that compute the same thing.
 
-    from nnunet_mamba.ops import causal_conv1d, selective_scan, tri_scan
+    from nnunet_mamba.ops import causal_conv1d, selective_scan, oriented_scan
 
 Every function is a torch custom op with a fake kernel and a registered gradient: it compiles without graph breaks and
 can be traced on fake tensors. Which backend runs is decided per call, see `nnunet_mamba.ops.backends`.
 """
 
 from nnunet_mamba.ops.causal_conv1d import causal_conv1d
+from nnunet_mamba.ops.oriented_scan import oriented_scan
 from nnunet_mamba.ops.selective_scan import selective_scan
-from nnunet_mamba.ops.tri_scan import tri_scan
 
-__all__ = ["causal_conv1d", "selective_scan", "tri_scan"]
+__all__ = ["causal_conv1d", "oriented_scan", "selective_scan"]

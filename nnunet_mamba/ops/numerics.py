@@ -21,6 +21,12 @@ def without_autocast(x: Tensor) -> torch.autocast:
     return torch.autocast(x.device.type, enabled=False)
 
 
+def silu_backward(grad: Tensor, x: Tensor) -> Tensor:
+    """Gradient of silu(x) times grad"""
+    s = torch.sigmoid(x)
+    return grad * s * (1 + x * (1 - s))
+
+
 def n_chunks(length: int) -> int:
     """Number of saved states for a sequence of this length."""
     return (length + CHUNK - 1) // CHUNK

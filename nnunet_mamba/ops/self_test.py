@@ -17,11 +17,13 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from nnunet_mamba.ops.kernels.triton_support import triton_version
+from nnunet_mamba.ops.oriented_weights import Weights
 
 SWITCH = "nnUNet_mamba_self_test"
 """Environment variable: 0 leaves the test out."""
@@ -89,15 +91,15 @@ def _say_that_it_compiles(like: Tensor) -> None:
 def _compare(
     op: str, module: ModuleType, part: str, like: Tensor, channels: int, options: dict[str, int]
 ) -> str | None:
-    inputs, extra = CASES[op](like.dtype, channels, LONG if options else LENGTH)
+    inputs, arguments = CASES[op](like.dtype, channels, LONG if options else LENGTH)
     allowed = TF32_TOLERANCE if like.dtype == torch.float32 and _rounds_to_tf32(like) else TOLERANCE[like.dtype]
     judge = import_module(f"nnunet_mamba.ops.{op}.reference")
     try:
         with torch.autocast(like.device.type, enabled=False):
-            got = _run(module, part, [x.to(like.device) for x in inputs], extra, options)
+            got = _run(module, part, arguments(*(x.to(like.device) for x in inputs)), options)
     except Exception as error:  # a backend may fail in any way: compilers, drivers, foreign extensions
         return f"its self-test failed with {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-    expected = _run(judge, part, [x.double() for x in inputs], extra)
+    expected = _run(judge, part, arguments(*(x.double() for x in inputs)), {})
     for index, (a, b) in enumerate(zip(got, expected, strict=True)):
         error = ((a.detach().cpu().double() - b).abs().max() / b.abs().max()).item()
         if not error <= allowed:
@@ -118,17 +120,14 @@ def _rounds_to_tf32(like: Tensor) -> bool:
         return True
 
 
-def _run(
-    module: ModuleType, part: str, inputs: list[Tensor], extra: tuple, options: dict[str, int] | None = None
-) -> list[Tensor]:
-    options = options or {}
-    forward = module.forward(*inputs, *extra, **options)
+def _run(module: ModuleType, part: str, arguments: tuple[Any, ...], options: dict[str, int]) -> list[Tensor]:
+    forward = module.forward(*arguments, **options)
     y, *states = forward if isinstance(forward, tuple) else (forward,)
     if part == FORWARD:
         return [y]
     # same cotangent for backend and judge, of the order of one
     grad = torch.cos(torch.arange(y.numel(), dtype=torch.float64)).view(y.shape).to(y.device, y.dtype)
-    return list(module.backward(grad, *inputs, *extra, *states, **options))
+    return list(module.backward(grad, *arguments, *states, **options))
 
 
 def _random(dtype: torch.dtype) -> Callable[..., Tensor]:
@@ -141,22 +140,27 @@ def _random(dtype: torch.dtype) -> Callable[..., Tensor]:
     return normal
 
 
-def _scan_case(dtype: torch.dtype, channels: int, length: int) -> tuple[list[Tensor], tuple]:
+Case = tuple[list[Tensor], Callable[..., tuple[Any, ...]]]
+"""Tensors, and how the functions of a backend take them"""
+
+
+def _scan_case(dtype: torch.dtype, channels: int, length: int) -> Case:
     normal, n = _random(dtype), 16
     A = -torch.exp(normal(channels, n, scale=0.3).float()).to(dtype)
     inputs = [
         normal(1, channels, length), normal(1, channels, length, scale=0.5), A, normal(1, n, length),
         normal(1, n, length), normal(channels), normal(1, channels, length), normal(channels, scale=0.5, shift=-1),
     ]  # fmt: skip
-    return inputs, (True,)
+    return inputs, lambda *tensors: (*tensors, True)  # softplus
 
 
-def _conv_case(dtype: torch.dtype, channels: int, length: int) -> tuple[list[Tensor], tuple]:
+def _conv_case(dtype: torch.dtype, channels: int, length: int) -> Case:
     normal = _random(dtype)
-    return [normal(1, channels, length), normal(channels, 4), normal(channels)], (True,)
+    inputs = [normal(1, channels, length), normal(channels, 4), normal(channels)]
+    return inputs, lambda *tensors: (*tensors, True)  # SiLU
 
 
-def _tri_case(dtype: torch.dtype, channels: int, length: int) -> tuple[list[Tensor], tuple]:
+def _oriented_case(dtype: torch.dtype, channels: int, length: int) -> Case:
     normal, o, e, n, rank, taps = _random(dtype), 3, channels, 16, -(-channels // 32), 4  # as Mamba chooses its rank
     xz = normal(1, length, 2 * e)
     inputs = [
@@ -165,11 +169,11 @@ def _tri_case(dtype: torch.dtype, channels: int, length: int) -> tuple[list[Tens
         normal(o, e, scale=0.5, shift=-2),
         -torch.exp(normal(o, e, n, scale=0.3).float()).to(dtype), normal(o, e),
     ]  # fmt: skip
-    return inputs, ("fbs", SLICES)
+    return inputs, lambda x, z, *weights: (x, z, Weights(*weights), "fbs", SLICES)
 
 
-CASES: dict[str, Callable[[torch.dtype, int, int], tuple[list[Tensor], tuple]]] = {
-    "tri_scan": _tri_case,
+CASES: dict[str, Callable[[torch.dtype, int, int], Case]] = {
+    "oriented_scan": _oriented_case,
     "selective_scan": _scan_case,
     "causal_conv1d": _conv_case,
 }

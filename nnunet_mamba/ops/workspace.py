@@ -1,6 +1,6 @@
 """Memory that an op's preferred backend holds while it runs, beside what goes in and comes out.
 
-Of the ops only `tri_scan` is called by the networks. Nothing here runs a backend.
+Of the ops only `oriented_scan` is called by the networks. Nothing here runs a backend.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from types import ModuleType
 
 from nnunet_mamba.ops import backends
+from nnunet_mamba.ops.oriented_weights import Weights
 from nnunet_mamba.ops.self_test import BACKWARD, FORWARD
 
 OPERATORS = {"nnunet_mamba::tri_scan": FORWARD, "nnunet_mamba::tri_scan_backward": BACKWARD}
@@ -29,23 +30,23 @@ def of_call(operator: str, arguments: tuple, device: str) -> Workspace | None:
     part = OPERATORS.get(operator)
     if part is None:
         return None
-    x, _, _, _, _, dt_proj, _, A, *_ = arguments[1:] if part == BACKWARD else arguments
+    x, _, *rest = arguments[1:] if part == BACKWARD else arguments
+    weights = Weights(*rest[: len(Weights._fields)])
     module = _preferred(device)
     batch, length, channels = x.shape
-    orders, _, states = A.shape
 
     def size(batch: int, length: int) -> int:
-        return module.workspace(part, batch, length, channels, orders, states, dt_proj.shape[2], x.dtype)
+        return module.workspace(part, batch, length, channels, len(weights.A), weights.states, weights.rank, x.dtype)
 
     return Workspace(size, batch, length)
 
 
 def _preferred(device: str) -> ModuleType:
-    name = backends.preference("tri_scan", device)[0]
-    module = backends.load("tri_scan", name)
+    name = backends.preference("oriented_scan", device)[0]
+    module = backends.load("oriented_scan", name)
     if not hasattr(module, "workspace"):
         raise ValueError(
-            f"tri_scan's backend {name!r} does not say how much memory it holds, so a training step's on {device} "
-            "cannot be estimated; write workspace() in its file, as in nnunet_mamba/ops/tri_scan/numba.py"
+            f"oriented_scan's backend {name!r} does not say how much memory it holds, so a training step's on {device} "
+            "cannot be estimated; write workspace() in its file, as in nnunet_mamba/ops/oriented_scan/numba.py"
         )
     return module

@@ -48,7 +48,7 @@ def test_a_healthy_installation_as_text_and_json(folders: Path, capsys: pytest.C
     states = {f"{f['area']}: {f['name']}": f["state"] for f in report["findings"]}
     assert states["discovery: a fresh process"] == OK
     assert states["discovery: this process"] == OK
-    for op in ("tri_scan", "selective_scan", "causal_conv1d"):
+    for op in ("oriented_scan", "selective_scan", "causal_conv1d"):
         assert states[f"backends: {op} on cpu"] == OK
     assert states["machine: nnUNet_raw"] == OK
     assert report["problems"] == sum(s == PROBLEM for s in states.values())
@@ -153,15 +153,15 @@ def test_backends_that_cannot_run_or_are_wrong(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_operator_that_networks_call_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert backends.OPS[0] == "tri_scan"
+    assert backends.OPS[0] == "oriented_scan"
     real = self_test.problem
     monkeypatch.setattr(
-        self_test, "problem", lambda op, *a: "differs from the reference" if op == "tri_scan" else real(op, *a)
+        self_test, "problem", lambda op, *a: "differs from the reference" if op == "oriented_scan" else real(op, *a)
     )
     found = {f.name: f for f in backends.findings() if f.name != "forced"}
-    assert next(iter(found)) == "tri_scan on cpu"
-    assert found["tri_scan on cpu"].state == PROBLEM
-    assert found["tri_scan on cpu"].remedy
+    assert next(iter(found)) == "oriented_scan on cpu"
+    assert found["oriented_scan on cpu"].state == PROBLEM
+    assert found["oriented_scan on cpu"].remedy
     assert found["selective_scan on cpu"].state == OK
 
 
@@ -169,16 +169,16 @@ def test_backends_of_a_gpu_are_asked_too(monkeypatch: pytest.MonkeyPatch) -> Non
     """As on a machine with a GPU, whose list begins with Triton; here Triton refuses the CPU tensor"""
     pytest.importorskip("triton", reason="Triton has no build for this system")
     monkeypatch.setitem(ops_backends.PREFERENCE, "cpu", ("triton", "numba"))
-    found = _named(backends.findings(), "tri_scan on cpu")
+    found = _named(backends.findings(), "oriented_scan on cpu")
     assert found.state == NOTE
     assert found.text.startswith("numba, not the fastest. triton: needs a CUDA or ROCm tensor, got cpu")
 
 
 def test_a_backend_that_one_operator_has_is_no_problem_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    only_one = load_backend("tri_scan", "blocked")
-    monkeypatch.setitem(sys.modules, "nnunet_mamba.ops.tri_scan.swift", only_one)
+    only_one = load_backend("oriented_scan", "blocked")
+    monkeypatch.setitem(sys.modules, "nnunet_mamba.ops.oriented_scan.swift", only_one)
     monkeypatch.setitem(ops_backends.PREFERENCE, "cpu", ("swift", "numba"))
     found = {f.name: f for f in backends.findings() if f.name != "forced"}
-    assert found["tri_scan on cpu"].text.startswith("swift, self-test passed")
+    assert found["oriented_scan on cpu"].text.startswith("swift, self-test passed")
     assert found["selective_scan on cpu"].text.startswith("numba, self-test passed")
     assert found["selective_scan on cpu"].state == OK

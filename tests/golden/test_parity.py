@@ -104,7 +104,7 @@ def test_float32_values(module_case: Case) -> None:
         compare(module_case, name, output, max(FLOAT32_FLOOR, FLOAT32_FACTOR * measured))
 
 
-@pytest.mark.parametrize("backend", cpu_backends("tri_scan"))
+@pytest.mark.parametrize("backend", cpu_backends("oriented_scan"))
 def test_every_backend(small_case: Case, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(backends.ENVIRONMENT_VARIABLE, backend)
     _check_values_and_gradients(small_case, _build(small_case, torch.float64))

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from nnunet_mamba.ops import tri_scan
+from nnunet_mamba.ops import oriented_scan
 from tests.gpu.conftest import DRY
 
 STATES, TAPS = 16, 4
@@ -36,7 +36,7 @@ def mixer_inputs(batch: int, channels: int, edge: int, dtype: torch.dtype, devic
 
 def run(inputs: list[Tensor], edge: int, backend: str = "triton") -> list[Tensor]:
     """The result and all nine gradients"""
-    y = tri_scan(*inputs, orders="fbs", n_slices=edge, backend=backend)
+    y = oriented_scan(*inputs, orders="fbs", n_slices=edge, backend=backend)
     return [y, *torch.autograd.grad(y, inputs, torch.ones_like(y))]
 
 

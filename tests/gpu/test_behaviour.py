@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nnunet_mamba.blocks.mamba import MambaLayer
-from nnunet_mamba.ops import tri_scan
+from nnunet_mamba.ops import oriented_scan
 from tests.gpu.conftest import DRY
 from tests.gpu.mixer import STAGE_2, mixer_inputs, run, same
 
@@ -141,6 +141,6 @@ def test_channels_last_gives_the_same(device: torch.device) -> None:
 def test_a_map_of_odd_size_under_autocast(device: torch.device) -> None:
     """float16, as nnU-Net trains: finite results and gradients"""
     inputs = mixer_inputs(1, 49, 7, torch.float16, device)
-    y = tri_scan(*inputs, orders="fbs", n_slices=7, backend="triton")
+    y = oriented_scan(*inputs, orders="fbs", n_slices=7, backend="triton")
     grads = torch.autograd.grad(y.float().sum(), inputs)
     assert all(bool(torch.isfinite(t).all()) for t in (y, *grads))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nnunet_mamba.ops import causal_conv1d, selective_scan, tri_scan
+from nnunet_mamba.ops import causal_conv1d, oriented_scan, selective_scan
 from tests.gpu.conftest import DRY
 from tests.gpu.mixer import mixer_inputs
 from tests.ops import test_backends_agree as small
@@ -60,11 +60,11 @@ def test_causal_conv1d(
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", TRIS, ids=lambda c: f"{c[0]}-n{c[1]}-l{c[2][1]}-e{c[2][2]}")
-def test_tri_scan(case: tuple, dtype: torch.dtype, device: torch.device) -> None:
+def test_oriented_scan(case: tuple, dtype: torch.dtype, device: torch.device) -> None:
     orders, n_slices, shape = case
 
     def run(tensors, backend):
-        return tri_scan(**tensors, orders=orders, n_slices=n_slices, backend=backend)
+        return oriented_scan(**tensors, orders=orders, n_slices=n_slices, backend=backend)
 
     compare(run, tri_inputs(*shape, orders=len(orders)), dtype, "triton", device, VALUES)
 
@@ -81,7 +81,7 @@ def test_the_chunks_that_networks_use(size: tuple[int, int, int], dtype: torch.d
     judge = [t.detach().double().requires_grad_() for t in inputs]
     results = []
     for tensors, backend in ((inputs, "triton"), (judge, "blocked")):
-        y = tri_scan(*tensors, orders="fbs", n_slices=edge, backend=backend)
+        y = oriented_scan(*tensors, orders="fbs", n_slices=edge, backend=backend)
         generator = torch.Generator().manual_seed(1)
         grad = torch.randn(y.shape, generator=generator).to(dtype).to(device, y.dtype)
         results.append([y, *torch.autograd.grad(y, tensors, grad)])

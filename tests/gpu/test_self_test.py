@@ -28,8 +28,8 @@ def test_verdicts(
     self_test.forget()
     self_test._say_that_it_compiles.cache_clear()
     x = torch.zeros(2, 64 if not DRY else 8, channels, device=device, dtype=dtype)
-    module = backends.load("tri_scan", "triton")
-    problems = [self_test.problem("tri_scan", "triton", module, part, x) for part in ("forward", "backward")]
+    module = backends.load("oriented_scan", "triton")
+    problems = [self_test.problem("oriented_scan", "triton", module, part, x) for part in ("forward", "backward")]
     torch.backends.cuda.matmul.allow_tf32 = before
     assert problems == [None, None]
     if not DRY:

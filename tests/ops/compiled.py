@@ -88,7 +88,7 @@ class Launch:
 
 
 def launches(dtype: str, target: GPUTarget) -> Iterator[Launch]:
-    """Every kernel, as `tri_scan` launches it for three orders of 96 channels"""
+    """Every kernel, as `oriented_scan` launches it for three orders of 96 channels"""
     accumulation = "float64" if dtype == "float64" else "float32"
     types = dict.fromkeys(IN_ACCUMULATION, accumulation) | dict.fromkeys(IN_INPUTS_DTYPE, dtype)
     types |= dict.fromkeys(IN_PRODUCTS_DTYPE, "bfloat16" if dtype == "bfloat16" else accumulation)

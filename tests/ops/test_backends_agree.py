@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from nnunet_mamba.ops import causal_conv1d, selective_scan, tri_scan
+from nnunet_mamba.ops import causal_conv1d, oriented_scan, selective_scan
 from tests.ops.cases import (
     GRADIENT_TOLERANCE,
     VALUE_TOLERANCE,
@@ -77,13 +77,13 @@ def test_causal_conv1d_without_bias(backend: str) -> None:
     compare(lambda t, be: causal_conv1d(**t, backend=be), inputs, torch.float64, backend)
 
 
-@pytest.mark.parametrize("backend", cpu_backends("tri_scan"))
+@pytest.mark.parametrize("backend", cpu_backends("oriented_scan"))
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", TRIS, ids=lambda c: f"{c[0]}-n{c[1]}-l{c[2][1]}-e{c[2][2]}")
-def test_tri_scan(case: tuple, dtype: torch.dtype, backend: str) -> None:
+def test_oriented_scan(case: tuple, dtype: torch.dtype, backend: str) -> None:
     orders, n_slices, shape = case
     inputs = tri_inputs(*shape, orders=len(orders))
-    compare(lambda t, be: tri_scan(**t, orders=orders, n_slices=n_slices, backend=be), inputs, dtype, backend)
+    compare(lambda t, be: oriented_scan(**t, orders=orders, n_slices=n_slices, backend=be), inputs, dtype, backend)
 
 
 @pytest.mark.parametrize("backend", cpu_backends("selective_scan"))
@@ -95,7 +95,7 @@ def test_strided_inputs_give_the_same_result(backend: str) -> None:
     assert relative_error(b, a) <= VALUE_TOLERANCE[torch.float32]
 
 
-@pytest.mark.parametrize("backend", cpu_backends("tri_scan"))
+@pytest.mark.parametrize("backend", cpu_backends("oriented_scan"))
 @pytest.mark.parametrize("halves", ["xz", "zx"])
 def test_halves_of_one_projection_need_no_copy(halves: str, backend: str) -> None:
     inputs = tri_inputs(2, 60, 8, 4, 1, 4, orders=3, dtype=torch.float32)
@@ -104,8 +104,8 @@ def test_halves_of_one_projection_need_no_copy(halves: str, backend: str) -> Non
     copied = {k: v.contiguous() for k, v in inputs.items()}
     kept = {k: v.clone() for k, v in inputs.items()}
     inputs, copied = ({k: v.requires_grad_() for k, v in tensors.items()} for tensors in (inputs, copied))
-    result = tri_scan(**inputs, n_slices=6, backend=backend)
-    again = tri_scan(**copied, n_slices=6, backend=backend)
+    result = oriented_scan(**inputs, n_slices=6, backend=backend)
+    again = oriented_scan(**copied, n_slices=6, backend=backend)
     assert relative_error(result, again) <= VALUE_TOLERANCE[torch.float32]
     wanted = gradients(again, copied)
     for name, grad in gradients(result, inputs).items():
@@ -120,7 +120,7 @@ def test_empty_batch(backend: str) -> None:
     assert y.shape == (0, 4, 10)
     assert gradients(y, inputs)["A"].abs().max() == 0
     tri = as_leaves(tri_inputs(0, 12, 4, 3, 1, 4, orders=3, dtype=torch.float32))
-    assert tri_scan(**tri, n_slices=3, backend=backend).shape == (0, 12, 4)
+    assert oriented_scan(**tri, n_slices=3, backend=backend).shape == (0, 12, 4)
 
 
 @pytest.mark.parametrize("backend", cpu_backends("selective_scan"))
@@ -148,12 +148,12 @@ def test_extreme_steps_stay_finite(backend: str) -> None:
         assert grad.isfinite().all(), name
 
 
-@pytest.mark.parametrize("backend", cpu_backends("tri_scan"))
+@pytest.mark.parametrize("backend", cpu_backends("oriented_scan"))
 def test_runs_repeat_bit_for_bit(backend: str) -> None:
     inputs = as_leaves(tri_inputs(2, 520, 16, 8, 1, 4, orders=3, dtype=torch.float32))
     results = []
     for _ in range(2):
-        y = tri_scan(**inputs, n_slices=8, backend=backend)
+        y = oriented_scan(**inputs, n_slices=8, backend=backend)
         results.append([y, *gradients(y, inputs).values()])
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
@@ -179,7 +179,7 @@ def poisoned_memory(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.usefixtures("poisoned_memory")
-@pytest.mark.parametrize("backend", cpu_backends("tri_scan"))
+@pytest.mark.parametrize("backend", cpu_backends("oriented_scan"))
 def test_every_element_of_every_result_is_written(backend: str) -> None:
     for b, length, d in ((1, 1, 1), (2, 70, 5), (1, 515, 49)):
         scan = scan_inputs(b, d, 3, length)
@@ -188,4 +188,4 @@ def test_every_element_of_every_result_is_written(backend: str) -> None:
         compare(lambda t, be: causal_conv1d(**t, activation="silu", backend=be), conv, torch.float32, backend)
         tri = tri_inputs(b, length, d, 3, 2, 4, orders=3)
         slices = 5 if length % 5 == 0 else 1
-        compare(lambda t, be, n=slices: tri_scan(**t, n_slices=n, backend=be), tri, torch.float32, backend)
+        compare(lambda t, be, n=slices: oriented_scan(**t, n_slices=n, backend=be), tri, torch.float32, backend)

@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from nnunet_mamba.ops import backends, selective_scan
-from nnunet_mamba.ops.selective_scan import mamba_ssm, reference
-from nnunet_mamba.ops.tri_scan import mamba_ssm as tri_mamba_ssm
-from nnunet_mamba.ops.tri_scan import reference as tri_reference
+from nnunet_mamba.ops.oriented_scan import mamba_ssm as tri_mamba_ssm
+from nnunet_mamba.ops.oriented_scan import reference as tri_reference
+from nnunet_mamba.ops.oriented_weights import Weights
+from nnunet_mamba.ops.selective_scan import mamba_ssm, reference, reference_adjoint
 from tests.ops.cases import relative_error, scan_inputs, tri_inputs
 
 
@@ -43,7 +44,7 @@ def _bwd(u, delta, A, B, C, D, z, delta_bias, grad, kept, out, grad_z, softplus,
     assert (D, z, delta_bias, out, grad_z, softplus, recompute_out_z) == (None, None, None, None, None, False, False)
     assert grad.stride(-1) == 1 or grad.shape[-1] == 1
     rows = _tokens_last(u, delta, A, B, C)
-    gu, gd, gA, gB, gC, _ = reference.recurrence_backward(grad.transpose(1, 2), *rows, kept)
+    gu, gd, gA, gB, gC, _ = reference_adjoint.recurrence_backward(grad.transpose(1, 2), *rows, kept)
     first = (gu.transpose(1, 2), gd.transpose(1, 2), gA)
     return *first, gB.transpose(1, 2).unsqueeze(1), gC.transpose(1, 2).unsqueeze(1), None, None
 
@@ -73,7 +74,8 @@ def test_scan(batch: int) -> None:
 
 @pytest.mark.usefixtures("stand_in")
 def test_oriented_scan() -> None:
-    inputs = list(tri_inputs(2, 60, 4, 3, 1, 4, orders=3, dtype=torch.float32).values())
+    x, z, *weights = tri_inputs(2, 60, 4, 3, 1, 4, orders=3, dtype=torch.float32).values()
+    inputs = (x, z, Weights(*weights))
     y, states = tri_mamba_ssm.forward(*inputs, "fbs", 5)
     expected, expected_states = tri_reference.forward(*inputs, "fbs", 5)
     assert relative_error(y, expected) <= 1e-6

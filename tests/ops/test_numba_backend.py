@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from nnunet_mamba.ops import _numba_runtime as runtime
-from nnunet_mamba.ops import backends, selective_scan, tri_scan
+from nnunet_mamba.ops import backends, oriented_scan, selective_scan
+from nnunet_mamba.ops.kernels import numba_runtime as runtime
 from tests.ops.cases import as_leaves, gradients, relative_error, scan_inputs, tri_inputs
 
 SMALL_CALL = """
@@ -50,7 +50,7 @@ def threads():
 def _tri_results(batch: int = 1) -> list[torch.Tensor]:
     torch.manual_seed(3)
     inputs = as_leaves(tri_inputs(batch, 1030, 112, 4, 2, 4, orders=3, dtype=torch.float32))
-    y = tri_scan(**inputs, n_slices=10, backend="numba")
+    y = oriented_scan(**inputs, n_slices=10, backend="numba")
     return [y, *gradients(y, inputs).values()]
 
 
@@ -78,15 +78,15 @@ def test_a_sequence_walked_in_pieces_gives_the_same(segments: int, monkeypatch: 
     inputs = as_leaves(scan_inputs(2, 5, 3, 1500))
     tri = as_leaves(tri_inputs(1, 1500, 4, 3, 1, 4, orders=3))
     expected = selective_scan(**inputs, delta_softplus=True, backend="reference")
-    expected_tri = tri_scan(**tri, n_slices=15, backend="reference")
-    for op in ("selective_scan", "tri_scan"):
+    expected_tri = oriented_scan(**tri, n_slices=15, backend="reference")
+    for op in ("selective_scan", "oriented_scan"):
         monkeypatch.setattr(backends.load(op, "numba"), "n_segments", lambda *sizes: segments)
     y = selective_scan(**inputs, delta_softplus=True, backend="numba")
     assert relative_error(y, expected) < 1e-12
     wanted = gradients(expected, inputs)
     for name, grad in gradients(y, inputs).items():
         assert relative_error(grad, wanted[name]) < 1e-11, name
-    y = tri_scan(**tri, n_slices=15, backend="numba")
+    y = oriented_scan(**tri, n_slices=15, backend="numba")
     assert relative_error(y, expected_tri) < 1e-12
     wanted = gradients(expected_tri, tri)
     for name, grad in gradients(y, tri).items():
@@ -188,7 +188,7 @@ def test_second_process_and_its_children_find_the_compiled_code(tmp_path: Path) 
     cache = {"NUMBA_CACHE_DIR": str(tmp_path)}
     report = """
         import os
-        from nnunet_mamba.ops import _numba_runtime as runtime
+        from nnunet_mamba.ops.kernels import numba_runtime as runtime
         def hits(kernels):
             assert torch.equal(call(), expected)
             return sum(kernels("convolve").stats.cache_hits.values())
@@ -245,7 +245,7 @@ def test_a_damaged_cache_is_mended(filled_cache: Path, damage: Callable[[Path], 
     (file,) = filled_cache.rglob(f"*{suffix}")
     damage(file)
     report = """
-        from nnunet_mamba.ops import _numba_runtime as runtime
+        from nnunet_mamba.ops.kernels import numba_runtime as runtime
         hits = []
         for _ in range(2):
             assert torch.equal(call(), expected)
@@ -263,7 +263,7 @@ def test_a_fork_while_another_thread_is_inside_an_operator(parent: str, self_tes
         f"""
         import faulthandler, os, threading, time
         from numba.core.compiler_lock import global_compiler_lock
-        from nnunet_mamba.ops import _numba_runtime as runtime
+        from nnunet_mamba.ops.kernels import numba_runtime as runtime
 
         def compiles():
             free = global_compiler_lock._lock.acquire(blocking=False)
@@ -340,7 +340,7 @@ def test_scalar_functions_of_single_precision() -> None:
     """Errors of the decay add up over a scan's memory: they must be those of rounding."""
     import numba
 
-    from nnunet_mamba.ops import _numba_kernels as kernels
+    from nnunet_mamba.ops.kernels import numba_kernels as kernels
 
     exp2, softplus, sigmoid = kernels._exp2, kernels._softplus, kernels._sigmoid
 
@@ -368,23 +368,23 @@ def test_scalar_functions_of_single_precision() -> None:
 
 def test_token_numbers_beyond_32_bits() -> None:
     """By arithmetic, without the memory: the compiled index functions on sequences of more than 2**31 tokens."""
-    from nnunet_mamba.ops import _numba_kernels as kernels
+    from nnunet_mamba.ops.kernels import numba_kernels as kernels
 
     length, slices = 3 * 2**32, 3 * 2**16
     for t in (0, 1, 2**31 - 1, 2**31, 2**32 + 7, length - 1):
         assert kernels._row(t, length, kernels.FORWARD, 1) == t
-        assert kernels._row(t, length, kernels.BACKWARD, 1) == length - 1 - t
-        assert kernels._row(t, length, kernels.SLICES, slices) == t % slices * 2**16 + t // slices
+        assert kernels._row(t, length, kernels.REVERSE, 1) == length - 1 - t
+        assert kernels._row(t, length, kernels.INTER_SLICE, slices) == t % slices * 2**16 + t // slices
     assert kernels._task(2**33 + 5, 2**16, 2) == (2**16, 2, 1)
 
 
 def test_a_numba_with_other_names_inside_caches_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     from numba.core.caching import FunctionCache
 
-    from nnunet_mamba.ops import _numba_cache
+    from nnunet_mamba.ops.kernels import numba_cache
 
     def other(*_: object) -> None:
         raise AttributeError("'FunctionCache' object has no attribute '_impl'")
 
-    monkeypatch.setattr(_numba_cache, "CheckedCache", other)
+    monkeypatch.setattr(numba_cache, "CheckedCache", other)
     assert type(runtime._new_kernel("scan_forward", parallel=False)._cache) is FunctionCache

@@ -9,7 +9,7 @@ import pytest
 
 numba = pytest.importorskip("numba")
 
-from nnunet_mamba.ops import _numba_cache as checked  # noqa: E402
+from nnunet_mamba.ops.kernels import numba_cache as checked  # noqa: E402
 
 SOURCE = """
 def twice(x):

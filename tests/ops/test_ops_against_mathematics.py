@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from nnunet_mamba.ops import causal_conv1d, selective_scan, tri_scan
-from nnunet_mamba.ops.tri_scan.orders import permute, restore
+from nnunet_mamba.ops import causal_conv1d, oriented_scan, selective_scan
+from nnunet_mamba.ops.oriented_scan.orders import permute, restore
 from tests.ops.cases import cpu_backends, relative_error, scan_inputs, tri_inputs
 
 
@@ -65,7 +65,7 @@ def test_order_of_interslice_steps_is_the_documented_formula() -> None:
     assert permute(tokens, "s", n).flatten().tolist() == expected
 
 
-@pytest.mark.parametrize("backend", cpu_backends("tri_scan"))
+@pytest.mark.parametrize("backend", cpu_backends("oriented_scan"))
 @pytest.mark.parametrize("orders", ["f", "b", "s", "fbs"])
 def test_oriented_scan_is_made_of_the_single_ops(orders: str, backend: str) -> None:
     """By autograd-able torch code, gating each order by itself in its own order, as the released block does."""
@@ -80,12 +80,12 @@ def test_oriented_scan_is_made_of_the_single_ops(orders: str, backend: str) -> N
             u, t["dt_proj_weight"][k] @ low, t["A"][k], B, C, t["D"][k], z, t["dt_bias"][k], True, backend="reference"
         )
         total += restore(y.transpose(1, 2), order, n_slices)
-    assert relative_error(tri_scan(**t, orders=orders, n_slices=n_slices, backend=backend), total) < 1e-12
+    assert relative_error(oriented_scan(**t, orders=orders, n_slices=n_slices, backend=backend), total) < 1e-12
 
 
-@pytest.mark.parametrize("backend", cpu_backends("tri_scan"))
+@pytest.mark.parametrize("backend", cpu_backends("oriented_scan"))
 def test_swapping_forward_and_backward_weights_mirrors_the_result(backend: str) -> None:
     t = tri_inputs(1, 30, 4, 3, 1, 4, orders=2)
     mirrored = {k: v.flip(1) if k in "xz" else v.flip(0) for k, v in t.items()}
-    y = tri_scan(**t, orders="fb", backend=backend)
-    assert relative_error(tri_scan(**mirrored, orders="fb", backend=backend).flip(1), y) < 1e-12
+    y = oriented_scan(**t, orders="fb", backend=backend)
+    assert relative_error(oriented_scan(**mirrored, orders="fb", backend=backend).flip(1), y) < 1e-12

@@ -11,11 +11,11 @@ from types import ModuleType
 import pytest
 import torch
 
-from nnunet_mamba.ops import backends, causal_conv1d, selective_scan, tri_scan
+from nnunet_mamba.ops import backends, causal_conv1d, oriented_scan, selective_scan
 from tests.ops.cases import as_leaves, conv_inputs, cpu_backends, gradients, scan_inputs, tri_inputs
 
 OPS = torch.ops.nnunet_mamba
-tri_scan_package = import_module("nnunet_mamba.ops.tri_scan")  # the name in nnunet_mamba.ops is the function
+oriented_scan_package = import_module("nnunet_mamba.ops.oriented_scan")  # the name in nnunet_mamba.ops is the function
 
 
 @pytest.mark.parametrize("backend", cpu_backends("selective_scan"))
@@ -26,7 +26,7 @@ def test_gradcheck(backend: str) -> None:
     check = torch.autograd.gradcheck
     assert check(lambda *t: selective_scan(*t, True, backend=backend), tuple(scan.values()))
     assert check(lambda *t: causal_conv1d(*t, "silu", backend=backend), tuple(conv.values()))
-    assert check(lambda *t: tri_scan(*t, n_slices=3, backend=backend), tuple(tri.values()))
+    assert check(lambda *t: oriented_scan(*t, n_slices=3, backend=backend), tuple(tri.values()))
 
 
 def test_opcheck() -> None:
@@ -55,7 +55,7 @@ def test_compiles_whole_with_the_same_gradients() -> None:
     tri = as_leaves(tri_inputs(1, 12, 4, 3, 1, 4, orders=3))
 
     def block(*tensors):
-        return tri_scan(*tensors, n_slices=3).sin() * 2
+        return oriented_scan(*tensors, n_slices=3).sin() * 2
 
     compiled = torch.compile(block, fullgraph=True, backend="aot_eager")
     a, b = block(*tri.values()), compiled(*tri.values())
@@ -71,7 +71,7 @@ def _scan(**changes):
 
 def _tri(orders="fbs", n_slices=3, **changes):
     tensors = tri_inputs(2, 12, 4, 3, 1, 4, orders=3, dtype=torch.float32)
-    return tri_scan(**{**tensors, **changes}, orders=orders, n_slices=n_slices)
+    return oriented_scan(**{**tensors, **changes}, orders=orders, n_slices=n_slices)
 
 
 @pytest.mark.parametrize(
@@ -105,36 +105,36 @@ def test_bad_arguments_are_named(call, message: str) -> None:
 def test_environment_variable_chooses_the_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.zeros(1, 1, 1)
     monkeypatch.setenv(backends.ENVIRONMENT_VARIABLE, "reference")
-    assert backends.choose("tri_scan", "auto", x).__name__.endswith("reference")
-    assert backends.choose("tri_scan", "blocked", x).__name__.endswith("blocked")
+    assert backends.choose("oriented_scan", "auto", x).__name__.endswith("reference")
+    assert backends.choose("oriented_scan", "blocked", x).__name__.endswith("blocked")
     monkeypatch.setenv(backends.ENVIRONMENT_VARIABLE, "nonsense")
     with pytest.raises(ValueError, match="nnUNet_mamba_backend='nonsense' is unknown"):
-        backends.choose("tri_scan", "auto", x)
+        backends.choose("oriented_scan", "auto", x)
 
 
 def test_named_backend_never_falls_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = backends.load("tri_scan", "blocked")
+    module = backends.load("oriented_scan", "blocked")
     monkeypatch.setattr(module, "why_not", lambda x: "the moon is full")
     with pytest.raises(ValueError, match=r"'blocked' was asked for .* the moon is full"):
-        backends.choose("tri_scan", "blocked", torch.zeros(1, 1, 1))
+        backends.choose("oriented_scan", "blocked", torch.zeros(1, 1, 1))
 
 
 def test_automatic_fallback_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in backends.PREFERENCE["cpu"][:-1]:
-        monkeypatch.setattr(backends.load("tri_scan", name), "why_not", lambda x: "out of order")
+        monkeypatch.setattr(backends.load("oriented_scan", name), "why_not", lambda x: "out of order")
     monkeypatch.setattr(backends, "_reported", set())
     with pytest.warns(UserWarning, match="out of order"):
-        assert backends.choose("tri_scan", "auto", torch.zeros(1, 1, 1)).__name__.endswith("reference")
+        assert backends.choose("oriented_scan", "auto", torch.zeros(1, 1, 1)).__name__.endswith("reference")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        backends.choose("tri_scan", "auto", torch.zeros(1, 1, 1))
+        backends.choose("oriented_scan", "auto", torch.zeros(1, 1, 1))
 
 
 @pytest.fixture
 def swift(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """A backend that `tri_scan` has and the other ops have not, the first of the CPU's list"""
-    module = ModuleType("nnunet_mamba.ops.tri_scan.swift")
-    blocked = backends.load("tri_scan", "blocked")
+    """A backend that `oriented_scan` has and the other ops have not, the first of the CPU's list"""
+    module = ModuleType("nnunet_mamba.ops.oriented_scan.swift")
+    blocked = backends.load("oriented_scan", "blocked")
     module.__dict__.update(why_not=lambda x: None, forward=blocked.forward, backward=blocked.backward)
     monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setitem(backends.PREFERENCE, "cpu", ("swift", *backends.PREFERENCE["cpu"]))
@@ -145,7 +145,7 @@ def swift(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 @pytest.mark.usefixtures("swift")
 def test_a_backend_may_exist_for_one_op_only() -> None:
     x = torch.zeros(1, 1, 1)
-    assert backends.explain("tri_scan", x)["swift"] == "ok"
+    assert backends.explain("oriented_scan", x)["swift"] == "ok"
     assert backends.explain("causal_conv1d", x)["swift"] == "causal_conv1d has no such backend"
     with pytest.raises(ValueError, match="causal_conv1d has no such backend"):
         backends.load("causal_conv1d", "swift")
@@ -154,27 +154,27 @@ def test_a_backend_may_exist_for_one_op_only() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # numba is the best that this op has: nothing to report
         assert backends.choose("causal_conv1d", "auto", x).__name__.endswith("numba")
-    assert backends.choose("tri_scan", "auto", x).__name__.endswith("swift")
+    assert backends.choose("oriented_scan", "auto", x).__name__.endswith("swift")
 
 
 def test_a_package_that_a_backend_misses_is_not_taken_for_a_missing_backend(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "needy.py").write_text("import a_package_that_nobody_has")
-    monkeypatch.setattr(tri_scan_package, "__path__", [*tri_scan_package.__path__, str(tmp_path)])
+    monkeypatch.setattr(oriented_scan_package, "__path__", [*oriented_scan_package.__path__, str(tmp_path)])
     with pytest.raises(ModuleNotFoundError, match="a_package_that_nobody_has"):
-        backends.load("tri_scan", "needy")
+        backends.load("oriented_scan", "needy")
 
 
 @pytest.mark.parametrize("how", ["", "auto"])
 def test_an_empty_environment_variable_is_none(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(backends.ENVIRONMENT_VARIABLE, how)
-    assert backends.choose("tri_scan", "auto", torch.zeros(1, 1, 1)).__name__.endswith("numba")
+    assert backends.choose("oriented_scan", "auto", torch.zeros(1, 1, 1)).__name__.endswith("numba")
 
 
 def test_every_op_reports_its_fallback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends, "_reported", set())
-    for op in ("tri_scan", "selective_scan"):
+    for op in ("oriented_scan", "selective_scan"):
         monkeypatch.setattr(backends.load(op, "numba"), "why_not", lambda x: "out of order")
         with pytest.warns(UserWarning, match=f"{op} runs on the 'blocked' backend"):
             backends.choose(op, "auto", torch.zeros(1, 1, 1))
@@ -182,17 +182,17 @@ def test_every_op_reports_its_fallback(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_autocast_does_not_reach_inside() -> None:
     tri = tri_inputs(1, 12, 4, 3, 1, 4, orders=3, dtype=torch.float32)
-    expected = tri_scan(**tri, n_slices=3)
+    expected = oriented_scan(**tri, n_slices=3)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(tri_scan(**tri, n_slices=3), expected)
+        assert torch.equal(oriented_scan(**tri, n_slices=3), expected)
 
 
 @pytest.mark.parametrize("backend", ["numba", "blocked"])
 def test_autocast_does_not_reach_inside_the_gradient_either(backend: str) -> None:
     """As in a training loop that leaves `backward()` under autocast"""
     tri = as_leaves(tri_inputs(1, 12, 4, 3, 1, 4, orders=3, dtype=torch.float32))
-    expected = gradients(tri_scan(**tri, n_slices=3, backend=backend), tri)
-    y = tri_scan(**tri, n_slices=3, backend=backend)
+    expected = gradients(oriented_scan(**tri, n_slices=3, backend=backend), tri)
+    y = oriented_scan(**tri, n_slices=3, backend=backend)
     cotangent = torch.randn(y.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).float()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         got = torch.autograd.grad(y, list(tri.values()), cotangent)

@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from nnunet_mamba.ops import backends, causal_conv1d, selective_scan, self_test, tri_scan
+from nnunet_mamba.ops import backends, causal_conv1d, oriented_scan, selective_scan, self_test
 from nnunet_mamba.ops.self_test import BACKWARD, CASES, FORWARD
 from tests.ops.cases import as_leaves, conv_inputs, cpu_backends, gradients, relative_error, scan_inputs, tri_inputs
 
@@ -17,7 +17,7 @@ DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 
 
 def test_the_operator_that_networks_call_is_the_first() -> None:
-    assert tuple(CASES) == ("tri_scan", "selective_scan", "causal_conv1d")
+    assert tuple(CASES) == ("oriented_scan", "selective_scan", "causal_conv1d")
 
 
 @pytest.fixture(autouse=True)
@@ -69,8 +69,8 @@ def test_a_tenth_off_is_noticed_in_every_precision(part: str, dtype: torch.dtype
         first, *rest = result
         return (first + first.abs().max() / 10, *rest)
 
-    module, like = backends.load("tri_scan", "blocked"), torch.zeros(1, 1, 1, dtype=dtype)
-    message = self_test.problem("tri_scan", "other", _broken(module, part, off), part, like)
+    module, like = backends.load("oriented_scan", "blocked"), torch.zeros(1, 1, 1, dtype=dtype)
+    message = self_test.problem("oriented_scan", "other", _broken(module, part, off), part, like)
     assert message is not None
     assert "self-test gave a wrong" in message
     assert "error 0.1" in message
@@ -78,11 +78,11 @@ def test_a_tenth_off_is_noticed_in_every_precision(part: str, dtype: torch.dtype
 
 
 def test_wrong_result_of_a_named_backend_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = backends.load("tri_scan", "blocked")
-    _use(monkeypatch, "tri_scan", "blocked", _broken(module, FORWARD, lambda r: (r[0] + 1, r[1])))
+    module = backends.load("oriented_scan", "blocked")
+    _use(monkeypatch, "oriented_scan", "blocked", _broken(module, FORWARD, lambda r: (r[0] + 1, r[1])))
     inputs = tri_inputs(1, 12, 4, 3, 1, 4, orders=3, dtype=torch.float32)
     with pytest.raises(ValueError, match=r"'blocked' was asked for .* self-test gave a wrong result on cpu"):
-        tri_scan(**inputs, n_slices=3, backend="blocked")
+        oriented_scan(**inputs, n_slices=3, backend="blocked")
 
 
 @pytest.mark.parametrize("index", range(9))
@@ -90,10 +90,10 @@ def test_every_wrong_gradient_is_noticed(index: int) -> None:
     def change(grads):
         return [g * 1.01 if i == index else g for i, g in enumerate(grads)]
 
-    module = _broken(backends.load("tri_scan", "blocked"), BACKWARD, change)
+    module = _broken(backends.load("oriented_scan", "blocked"), BACKWARD, change)
     like = torch.zeros(1, 1, 1)
-    assert self_test.problem("tri_scan", "other", module, FORWARD, like) is None
-    message = self_test.problem("tri_scan", "other", module, BACKWARD, like)
+    assert self_test.problem("oriented_scan", "other", module, FORWARD, like) is None
+    message = self_test.problem("oriented_scan", "other", module, BACKWARD, like)
     assert message is not None
     assert f"gradient {index}" in message
 
@@ -149,7 +149,9 @@ def test_leaves_the_programs_random_numbers_alone() -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    self_test.problem("tri_scan", "blocked", backends.load("tri_scan", "blocked"), BACKWARD, torch.zeros(1, 1, 1))
+    self_test.problem(
+        "oriented_scan", "blocked", backends.load("oriented_scan", "blocked"), BACKWARD, torch.zeros(1, 1, 1)
+    )
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -164,9 +166,9 @@ def test_works_where_another_device_is_the_default() -> None:
 
 
 def test_is_quick() -> None:
-    module, like = backends.load("tri_scan", "blocked"), torch.zeros(1, 1, 1)
+    module, like = backends.load("oriented_scan", "blocked"), torch.zeros(1, 1, 1)
     start = time.perf_counter()
-    assert self_test.problem("tri_scan", "blocked", module, FORWARD, like) is None
-    assert self_test.problem("tri_scan", "blocked", module, BACKWARD, like) is None
+    assert self_test.problem("oriented_scan", "blocked", module, FORWARD, like) is None
+    assert self_test.problem("oriented_scan", "blocked", module, BACKWARD, like) is None
     # about 0.2 s on a quiet machine; 5 s would be felt by everybody who starts a prediction
     assert time.perf_counter() - start < 5

@@ -12,7 +12,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -23,6 +23,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from nnunet_mamba.ops.oriented_weights import Weights
 
 pytest.importorskip("triton")
 
@@ -307,12 +309,18 @@ def mixer_tensors(random: Random, b: int, length: int, e: int, n: int, r: int, w
     return [x, z, *map(random.parameter, weights)]
 
 
+def packed(tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor, Weights]:
+    """x, z and the seven weights as backends take them"""
+    return tensors[0], tensors[1], Weights(*tensors[2:])
+
+
 def run_mixer(op, b, length, e, n, r, w, orders, n_slices, dtype, chunk) -> dict:
     random = Random(dtype)
 
     def run(*tensors):
-        y, states = op.forward(*tensors, orders, n_slices, chunk=chunk)
-        return y, states, lambda grad: op.backward(grad, *tensors, orders, n_slices, states, chunk=chunk)
+        arguments = (*packed(tensors), orders, n_slices)
+        y, states = op.forward(*arguments, chunk=chunk)
+        return y, states, lambda grad: op.backward(grad, *arguments, states, chunk=chunk)
 
     def judge(*tensors):
         return mixer_loop(*tensors, orders, n_slices)
@@ -333,7 +341,7 @@ def divided(case: str) -> Iterator[None]:
 
 def run_through_torch() -> dict[str, float]:
     """Every operator as it is called, with one and two of everything -> largest error of its result and gradients"""
-    from nnunet_mamba.ops import causal_conv1d, selective_scan, tri_scan
+    from nnunet_mamba.ops import causal_conv1d, oriented_scan, selective_scan
 
     random, errors = Random("float32"), {}
     for sizes in ((1, 1, 1, 1), (1, 1, 1, 2), (1, 2, 1, 1), (2, 1, 1, 2), (1, 1, 2, 2)):
@@ -345,7 +353,7 @@ def run_through_torch() -> dict[str, float]:
             ("conv", lambda *t, backend: causal_conv1d(*t, "silu", backend=backend), conv),
             ("linear conv", lambda *t, backend: causal_conv1d(*t, backend=backend), conv),
             ("scan", lambda *t, backend: selective_scan(*t, True, backend=backend), scan),
-            ("mixer", lambda *t, backend: tri_scan(*t, orders="fb", backend=backend), mixer),
+            ("mixer", lambda *t, backend: oriented_scan(*t, orders="fb", backend=backend), mixer),
         ):
             results = []
             for backend in ("triton", "reference"):
@@ -368,7 +376,7 @@ def run_far_apart(conv, scan, sparse_file: str) -> dict:
     x.copy_(random.normal(1, 3, 2))
     z.copy_(random.normal(1, 3, 2))
     tensors = [x, z, *mixer_tensors(random, 1, 3, 2, 2, 1, 2, 1)[2:]]
-    y, _ = scan.forward(*tensors, "b", 1)
+    y, _ = scan.forward(*packed(tensors), "b", 1)
     expected, _ = mixer_loop(*(t.double() for t in tensors), "b", 1)
     return {"y": error(y, expected)}
 
@@ -384,8 +392,8 @@ def run_empty(conv, scan, mixer) -> dict:
     shapes &= y.shape == x.shape and states.shape == (0, 1, 2, 3)
     shapes &= all(g.shape == t.shape and bool(g.eq(0).all()) for g, t in zip(gradients, tensors, strict=True))
     tensors = mixer_tensors(Random("float32"), 0, 4, 3, 2, 1, 2, 2)
-    y, states = mixer.forward(*tensors, "fb", 1)
-    gradients = mixer.backward(y, *tensors, "fb", 1, states)
+    y, states = mixer.forward(*packed(tensors), "fb", 1)
+    gradients = mixer.backward(y, *packed(tensors), "fb", 1, states)
     shapes &= y.shape == (0, 4, 3) and states.shape == (2, 0, 1, 2, 3)
     shapes &= all(g.shape == t.shape and bool(g.eq(0).all()) for g, t in zip(gradients, tensors, strict=True))
     return {"shapes": bool(shapes)}
@@ -395,8 +403,8 @@ def run_repeat(mixer) -> dict:
     tensors = mixer_tensors(Random("float32"), 2, 12, 3, 2, 1, 4, 2)
     runs = []
     for _ in range(2):
-        y, states = mixer.forward(*tensors, "fs", 3, chunk=8)
-        runs.append((y, states, *mixer.backward(y, *tensors, "fs", 3, states, chunk=8)))
+        y, states = mixer.forward(*packed(tensors), "fs", 3, chunk=8)
+        runs.append((y, states, *mixer.backward(y, *packed(tensors), "fs", 3, states, chunk=8)))
     return {"identical": all(torch.equal(a, b) for a, b in zip(*runs, strict=True))}
 
 
@@ -448,10 +456,10 @@ def run_counted(mixer) -> dict[str, dict]:
     found: dict[str, dict] = {"together": {}, "order by order": {}}
     for together, part in zip(found, (whole, length * 96), strict=True):
         triton_sizes.PART = part
-        y, states = mixer.forward(*tensors, "fbs", 64, chunk=256)
+        y, states = mixer.forward(*packed(tensors), "fbs", 64, chunk=256)
         for direction, call in (
-            ("forward", lambda: mixer.forward(*tensors, "fbs", 64, chunk=256)),
-            ("backward", lambda y=y, states=states: mixer.backward(y, *tensors, "fbs", 64, states, chunk=256)),
+            ("forward", lambda: mixer.forward(*packed(tensors), "fbs", 64, chunk=256)),
+            ("backward", lambda y=y, states=states: mixer.backward(y, *packed(tensors), "fbs", 64, states, chunk=256)),
         ):
             traffic.found.clear()
             with traffic:
@@ -468,7 +476,7 @@ def run_counted(mixer) -> dict[str, dict]:
 
 def main(sparse_file: str) -> None:
     torch.set_num_threads(1)
-    ops = ("causal_conv1d", "selective_scan", "tri_scan")
+    ops = ("causal_conv1d", "selective_scan", "oriented_scan")
     conv, scan, mixer = (import_module(f"nnunet_mamba.ops.{op}.triton") for op in ops)
     for op in (conv, scan, mixer):
         assert op.why_not(torch.zeros(1, 2, 3)) is None

@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from nnunet_mamba.memory.allocations import Allocations
 from nnunet_mamba.ops import backends
 from nnunet_mamba.ops.kernels import triton_sizes as sizes
+from nnunet_mamba.ops.oriented_weights import Weights
 from nnunet_mamba.ops.workspace import of_call
 
 TOLERANCE = 0.02  # small vectors per channel are left out
@@ -56,17 +57,19 @@ def _held(allocations: Allocations, results: Any) -> int:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_triton(size: tuple[int, ...], dtype: torch.dtype, without_kernels: None) -> None:
-    from nnunet_mamba.ops.tri_scan import triton as backend
+    from nnunet_mamba.ops.oriented_scan import triton as backend
 
     with FakeTensorMode(), Allocations("cuda") as allocations:
         arguments = _arguments(*size, dtype)
         allocations.count(arguments)
         allocations.restart()
-        y, states = backend.forward(*arguments)
+        x, z, *weights, orders, n_slices = arguments
+        packed = (x, z, Weights(*weights), orders, n_slices)
+        y, states = backend.forward(*packed)
         forward = _held(allocations, (y, states))
         grad_y = torch.empty_like(y)
         allocations.restart()
-        grads = backend.backward(grad_y, *arguments, states)
+        grads = backend.backward(grad_y, *packed, states)
         backward = _held(allocations, grads)
         said = [of_call(f"nnunet_mamba::tri_scan{s}", tuple(a), "cuda") for s, a in
                 (("", arguments), ("_backward", [grad_y, *arguments, states]))]  # fmt: skip
@@ -96,7 +99,7 @@ def test_every_chunk_gets_a_start_from_those_kept(chunk: int) -> None:
 
 
 def test_a_backend_that_does_not_say_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    silent = ModuleType("nnunet_mamba.ops.tri_scan.silent")
+    silent = ModuleType("nnunet_mamba.ops.oriented_scan.silent")
     monkeypatch.setitem(sys.modules, silent.__name__, silent)
     monkeypatch.setitem(backends.PREFERENCE, "cpu", ("silent", "numba"))
     with FakeTensorMode(), pytest.raises(ValueError, match=r"'silent' does not say .* on cpu .* write workspace\(\)"):

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nnunet_mamba.ops.causal_conv1d.activation import Convolution
+from nnunet_mamba.ops.causal_conv1d.convolution import Convolution
 
 
 def why_not(x: Tensor) -> str | None:

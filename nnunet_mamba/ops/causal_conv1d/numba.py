@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nnunet_mamba.ops._numba_runtime import TILE, as_array, call, why_not
+from nnunet_mamba.ops.kernels.numba_runtime import TILE, as_array, call, why_not
 from nnunet_mamba.ops.numerics import accumulation_dtype
 
 __all__ = ["backward", "forward", "why_not"]

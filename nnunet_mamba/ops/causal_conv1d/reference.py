@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nnunet_mamba.ops.causal_conv1d.activation import Convolution
+from nnunet_mamba.ops.causal_conv1d.convolution import Convolution
 
 
 def why_not(x: Tensor) -> str | None:

@@ -25,7 +25,7 @@ other and hide each other's loads: on an H200, `outputs` took 1.26 ms instead of
 
 @dataclass(frozen=True)
 class Orders:
-    """Token orders that go through the kernels together, as the letters of `tri_scan`"""
+    """Token orders that go through the kernels together, as the letters of `oriented_scan`"""
 
     letters: str
     n_slices: int

@@ -12,13 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nnunet_mamba.ops.numerics import accumulation_dtype
-
-
-def silu_backward(grad: Tensor, x: Tensor) -> Tensor:
-    """Gradient of silu(x) times grad."""
-    s = torch.sigmoid(x)
-    return grad * s * (1 + x * (1 - s))
+from nnunet_mamba.ops.numerics import accumulation_dtype, silu_backward
 
 
 @dataclass(frozen=True)

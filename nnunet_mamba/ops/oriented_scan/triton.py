@@ -25,6 +25,7 @@ from torch import Tensor
 from nnunet_mamba.ops.kernels import triton_sizes as sizes
 from nnunet_mamba.ops.kernels import triton_support as support
 from nnunet_mamba.ops.numerics import CHUNK, accumulation_dtype, n_chunks
+from nnunet_mamba.ops.oriented_weights import Weights
 
 if TYPE_CHECKING:
     from nnunet_mamba.ops.kernels.triton_scan import Scan
@@ -43,13 +44,7 @@ def tested_as(x: Tensor) -> tuple[int, dict[str, int]]:
 def forward(
     x: Tensor,
     z: Tensor,
-    conv_weight: Tensor,
-    conv_bias: Tensor,
-    x_proj_weight: Tensor,
-    dt_proj_weight: Tensor,
-    dt_bias: Tensor,
-    A: Tensor,
-    D: Tensor,
+    weights: Weights,
     orders: str,
     n_slices: int,
     chunk: int | None = None,
@@ -59,20 +54,19 @@ def forward(
     chunk: steps per program, a divisor of 256 and multiple of 8; chosen by size if not given.
     """
     y = torch.empty_like(x, memory_format=torch.contiguous_format)
-    states = x.new_empty((len(orders), len(x), n_chunks(x.shape[1]), A.shape[2], x.shape[2]),
+    states = x.new_empty((len(orders), len(x), n_chunks(x.shape[1]), weights.states, x.shape[2]),
                          dtype=accumulation_dtype(x))  # fmt: skip
     if not x.numel():
         return y, states
     with support.launching(x):
-        arguments = (conv_weight, conv_bias, x_proj_weight, dt_proj_weight, dt_bias, A, D)
-        weights = _Weights.pack(x, orders, n_slices, *arguments)
+        packed = _Packed.of(x, orders, n_slices, weights)
         groups, samples = _parts(x, len(orders))
         for part in samples:
             x_, z_ = _rows(x[part]), _rows(z[part])
-            partial = x_.new_empty(x_.shape, dtype=states.dtype) if weights.needs_sum else None
+            partial = x_.new_empty(x_.shape, dtype=states.dtype) if packed.needs_sum else None
             for group in groups:
                 out = y[part] if group is groups[-1] else None
-                weights[group].forward(x_, z_, states[group, part], partial, out, add=group.start > 0, chunk=chunk)
+                packed[group].forward(x_, z_, states[group, part], partial, out, add=group.start > 0, chunk=chunk)
     return y, states
 
 
@@ -80,35 +74,28 @@ def backward(
     grad_y: Tensor,
     x: Tensor,
     z: Tensor,
-    conv_weight: Tensor,
-    conv_bias: Tensor,
-    x_proj_weight: Tensor,
-    dt_proj_weight: Tensor,
-    dt_bias: Tensor,
-    A: Tensor,
-    D: Tensor,
+    weights: Weights,
     orders: str,
     n_slices: int,
     states: Tensor,
     chunk: int | None = None,
 ) -> tuple[Tensor, ...]:
     """grad_y (b l e) -> gradients of x, z and the seven weights"""
-    arguments = (conv_weight, conv_bias, x_proj_weight, dt_proj_weight, dt_bias, A, D)
     grad_x, grad_z = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in (x, z))
     if not x.numel():
-        return grad_x, grad_z, *(torch.zeros_like(w, memory_format=torch.contiguous_format) for w in arguments)
+        return grad_x, grad_z, *(torch.zeros_like(w, memory_format=torch.contiguous_format) for w in weights)
     acc = states.dtype
     with support.launching(x):
-        weights = _Weights.pack(x, orders, n_slices, *arguments)
+        packed = _Packed.of(x, orders, n_slices, weights)
         groups, samples = _parts(x, len(orders))
         totals: list[tuple[Tensor, ...]] = []
         for part in samples:
             grad_, x_, z_ = grad_y[part].contiguous(), _rows(x[part]), _rows(z[part])
             gradient = _Gradient(grad_, z_, acc)
             sums_x = _Sums.of(grad_x[part], acc, len(groups) > 1 or len(orders) > 1)
-            sums_z = _Sums.of(grad_z[part], acc, weights.needs_sum)
+            sums_z = _Sums.of(grad_z[part], acc, packed.needs_sum)
             found = [
-                weights[group].backward(
+                packed[group].backward(
                     gradient, x_, z_, states[group, part], sums_x, sums_z,
                     add=group.start > 0, is_last=group is groups[-1], chunk=chunk,
                 )
@@ -120,7 +107,7 @@ def backward(
             else:
                 totals = found
         grads = [of[0] if len(of) == 1 else torch.cat(of) for of in zip(*totals, strict=True)]
-    return grad_x, grad_z, *(g.to(w.dtype) for g, w in zip(grads, arguments, strict=True))
+    return grad_x, grad_z, *(g.to(w.dtype) for g, w in zip(grads, weights, strict=True))
 
 
 def workspace(
@@ -185,7 +172,7 @@ class _Gradient:
 
 
 @dataclass(frozen=True)
-class _Weights:
+class _Packed:
     """The weights of some orders as the kernels and products want them, one order behind the other.
 
     conv_weight (o w e), conv_bias, dt_bias, D (o e), A (o, padded n, e): in accumulation precision
@@ -206,23 +193,11 @@ class _Weights:
     D: Tensor
 
     @classmethod
-    def pack(
-        cls,
-        x: Tensor,
-        letters: str,
-        n_slices: int,
-        conv_weight: Tensor,
-        conv_bias: Tensor,
-        x_proj: Tensor,
-        dt_proj: Tensor,
-        dt_bias: Tensor,
-        A: Tensor,
-        D: Tensor,
-    ) -> _Weights:
+    def of(cls, x: Tensor, letters: str, n_slices: int, weights: Weights) -> _Packed:
         from nnunet_mamba.ops.kernels import triton_scan
 
-        acc, n, rank = accumulation_dtype(x), A.shape[2], dt_proj.shape[2]
-        packed = triton_scan.pack_decays(A, acc)
+        acc, n, rank, x_proj = accumulation_dtype(x), weights.states, weights.rank, weights.x_proj_weight
+        packed = triton_scan.pack_decays(weights.A, acc)
         padded = packed.shape[1]
         projection = x_proj.new_zeros(
             (len(letters), sizes.projected_width(padded, rank), x_proj.shape[2]), dtype=x.dtype
@@ -232,14 +207,15 @@ class _Weights:
         projection[:, 2 * padded : 2 * padded + rank] = x_proj[:, :rank]
         return cls(
             letters, n_slices, n, len(letters) > 1 or padded > sizes.state_block(n, acc),
-            conv_weight.transpose(1, 2).to(acc).contiguous(), conv_bias.to(acc).contiguous(),
-            projection, dt_proj.contiguous(), dt_bias.to(acc).contiguous(), packed, D.to(acc).contiguous(),
+            weights.conv_weight.transpose(1, 2).to(acc).contiguous(), weights.conv_bias.to(acc).contiguous(),
+            projection, weights.dt_proj_weight.contiguous(), weights.dt_bias.to(acc).contiguous(), packed,
+            weights.D.to(acc).contiguous(),
         )  # fmt: skip
 
-    def __getitem__(self, group: slice) -> _Weights:
+    def __getitem__(self, group: slice) -> _Packed:
         """The weights of some of the orders"""
         tensors = (self.conv_weight, self.conv_bias, self.projection, self.dt_projection, self.dt_bias, self.A, self.D)
-        return _Weights(self.letters[group], self.n_slices, self.n, self.needs_sum, *(t[group] for t in tensors))
+        return _Packed(self.letters[group], self.n_slices, self.n, self.needs_sum, *(t[group] for t in tensors))
 
     @property
     def low(self) -> slice:

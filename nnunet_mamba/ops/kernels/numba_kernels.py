@@ -16,7 +16,7 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic, overload
 
-FORWARD, BACKWARD, SLICES = 0, 1, 2
+FORWARD, REVERSE, INTER_SLICE = 0, 1, 2
 LOG2_E = 1 / math.log(2)
 SCALAR = {"forceinline": True, "fastmath": {"contract"}}
 # array helpers are inlined by numba, before vectorisation; calls with arrays would prevent it
@@ -128,7 +128,7 @@ def _row(t, length, order, n_slices):
     """Token that scan step t reads"""
     if order == FORWARD:
         return t
-    if order == BACKWARD:
+    if order == REVERSE:
         return length - 1 - t
     return (t % n_slices) * (length // n_slices) + t // n_slices
 
@@ -138,7 +138,7 @@ def _step_of(p, length, order, n_slices):
     """Scan step that reads token p: the inverse of `_row`"""
     if order == FORWARD:
         return p
-    if order == BACKWARD:
+    if order == REVERSE:
         return length - 1 - p
     size = length // n_slices
     return (p % size) * n_slices + p // size

@@ -16,17 +16,20 @@ from nnunet_mamba.ops.numerics import (
     n_chunks,
     without_autocast,
 )
+from nnunet_mamba.ops.oriented_scan.orders import ORDERS
+from nnunet_mamba.ops.oriented_weights import Weights
 from nnunet_mamba.ops.self_test import BACKWARD
-from nnunet_mamba.ops.tri_scan.orders import ORDERS
 
-OP = "tri_scan"
+OP = "oriented_scan"
+REGISTERED = "tri_scan"
+"""Under this name torch knows the operator; exported programs hold it"""
 TENSORS = (
     "Tensor x, Tensor z, Tensor conv_weight, Tensor conv_bias, Tensor x_proj_weight, Tensor dt_proj_weight, "
     "Tensor dt_bias, Tensor A, Tensor D"
 )
 
 
-def tri_scan(
+def oriented_scan(
     x: Tensor,
     z: Tensor,
     conv_weight: Tensor,
@@ -51,49 +54,35 @@ def tri_scan(
     Raises ValueError for arguments that do not fit each other and for a backend that cannot run.
     Source: Xing et al. 2024 (SegMamba), section 2.2; Gu & Dao 2023, section 3.
     """
-    _check(x, z, conv_weight, conv_bias, x_proj_weight, dt_proj_weight, dt_bias, A, D, orders, n_slices)
-    return _forward(
-        x, z, conv_weight, conv_bias, x_proj_weight, dt_proj_weight, dt_bias, A, D, orders, n_slices, backend
-    )[0]
+    weights = Weights(conv_weight, conv_bias, x_proj_weight, dt_proj_weight, dt_bias, A, D)
+    _check(x, z, weights, orders, n_slices)
+    return _forward(x, z, *weights, orders, n_slices, backend)[0]
 
 
-def _check(
-    x: Tensor,
-    z: Tensor,
-    conv_weight: Tensor,
-    conv_bias: Tensor,
-    x_proj_weight: Tensor,
-    dt_proj_weight: Tensor,
-    dt_bias: Tensor,
-    A: Tensor,
-    D: Tensor,
-    orders: str,
-    n_slices: int,
-) -> None:
+def _check(x: Tensor, z: Tensor, weights: Weights, orders: str, n_slices: int) -> None:
     if not orders or any(letter not in ORDERS for letter in orders):
         raise ValueError(f"{OP}: orders={orders!r}; expected one or more of the letters {', '.join(ORDERS)}")
     if x.dim() != 3 or x.shape[1] < 1:
         raise ValueError(f"{OP}: x has shape {tuple(x.shape)}; expected (b l e) with l >= 1")
-    for name, weight, letters in (
-        ("conv_weight", conv_weight, "o e w"),
-        ("dt_proj_weight", dt_proj_weight, "o e r"),
-        ("A", A, "o e n"),
-    ):
+    for name, letters in (("conv_weight", "o e w"), ("dt_proj_weight", "o e r"), ("A", "o e n")):
+        weight = getattr(weights, name)
         if weight.dim() != 3 or weight.shape[2] < 1:
             raise ValueError(f"{OP}: {name} has shape {tuple(weight.shape)}; expected ({letters})")
     batch, length, e = x.shape
-    o, taps, rank, n = len(orders), conv_weight.shape[2], dt_proj_weight.shape[2], A.shape[2]
+    o, taps, rank, n = len(orders), weights.conv_weight.shape[2], weights.rank, weights.states
     check_float(OP, "x", x)
-    for name, tensor, shape, letters in (
-        ("z", z, (batch, length, e), "b l e"),
-        ("conv_weight", conv_weight, (o, e, taps), "o e w"),
-        ("conv_bias", conv_bias, (o, e), "o e"),
-        ("x_proj_weight", x_proj_weight, (o, rank + 2 * n, e), "o r+2n e"),
-        ("dt_proj_weight", dt_proj_weight, (o, e, rank), "o e r"),
-        ("dt_bias", dt_bias, (o, e), "o e"),
-        ("A", A, (o, e, n), "o e n"),
-        ("D", D, (o, e), "o e"),
-    ):
+    expected = {
+        "z": ((batch, length, e), "b l e"),
+        "conv_weight": ((o, e, taps), "o e w"),
+        "conv_bias": ((o, e), "o e"),
+        "x_proj_weight": ((o, rank + 2 * n, e), "o r+2n e"),
+        "dt_proj_weight": ((o, e, rank), "o e r"),
+        "dt_bias": ((o, e), "o e"),
+        "A": ((o, e, n), "o e n"),
+        "D": ((o, e), "o e"),
+    }
+    for name, (shape, letters) in expected.items():
+        tensor = z if name == "z" else getattr(weights, name)
         check_shape(OP, name, tensor, shape, letters)
         check_float(OP, name, tensor)
         check_device(OP, name, tensor, x)
@@ -105,76 +94,41 @@ def _check(
 
 
 @torch.library.custom_op(
-    f"nnunet_mamba::{OP}",
+    f"nnunet_mamba::{REGISTERED}",
     mutates_args=(),
     schema=f"({TENSORS}, str orders, SymInt n_slices, str backend) -> (Tensor y, Tensor states)",
 )
-def _forward(
-    x: Tensor,
-    z: Tensor,
-    conv_weight: Tensor,
-    conv_bias: Tensor,
-    x_proj_weight: Tensor,
-    dt_proj_weight: Tensor,
-    dt_bias: Tensor,
-    A: Tensor,
-    D: Tensor,
-    orders: str,
-    n_slices: int,
-    backend: str,
-):
+def _forward(x: Tensor, z: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
+    *weights, orders, n_slices, backend = arguments
     module = backends.choose(OP, backend, x)
     with without_autocast(x):
-        return module.forward(
-            x, z, conv_weight, conv_bias, x_proj_weight, dt_proj_weight, dt_bias, A, D, orders, n_slices
-        )
+        return module.forward(x, z, Weights(*weights), orders, n_slices)
 
 
 @_forward.register_fake
-def _(
-    x: Tensor,
-    z: Tensor,
-    conv_weight: Tensor,
-    conv_bias: Tensor,
-    x_proj_weight: Tensor,
-    dt_proj_weight: Tensor,
-    dt_bias: Tensor,
-    A: Tensor,
-    D: Tensor,
-    orders: str,
-    n_slices: int,
-    backend: str,
-):
+def _(x: Tensor, z: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
+    *weights, orders, _, _ = arguments
     batch, length, e = x.shape
-    states = x.new_empty((len(orders), batch, n_chunks(length), A.shape[2], e), dtype=accumulation_dtype(x))
-    return x.new_empty((batch, length, e)), states
+    states = (len(orders), batch, n_chunks(length), Weights(*weights).states, e)
+    return x.new_empty((batch, length, e)), x.new_empty(states, dtype=accumulation_dtype(x))
 
 
 @torch.library.custom_op(
-    f"nnunet_mamba::{OP}_backward",
+    f"nnunet_mamba::{REGISTERED}_backward",
     mutates_args=(),
     schema=f"(Tensor grad_y, {TENSORS}, str orders, SymInt n_slices, Tensor states, str backend) -> Tensor[]",
 )
-def _backward(
-    grad_y: Tensor, x: Tensor, z: Tensor, conv_weight: Tensor, conv_bias: Tensor, x_proj_weight: Tensor,
-    dt_proj_weight: Tensor, dt_bias: Tensor, A: Tensor, D: Tensor, orders: str, n_slices: int, states: Tensor,
-    backend: str,
-):  # fmt: skip
+def _backward(grad_y: Tensor, x: Tensor, z: Tensor, *arguments: Any) -> list[Tensor]:
+    *weights, orders, n_slices, states, backend = arguments
     module = backends.choose(OP, backend, x, BACKWARD)
     with without_autocast(x):
-        grads = module.backward(
-            grad_y, x, z, conv_weight, conv_bias, x_proj_weight, dt_proj_weight, dt_bias, A, D, orders, n_slices, states
-        )
+        grads = module.backward(grad_y, x, z, Weights(*weights), orders, n_slices, states)
     return [g.contiguous() for g in grads]
 
 
 @_backward.register_fake
-def _(
-    grad_y: Tensor, x: Tensor, z: Tensor, conv_weight: Tensor, conv_bias: Tensor, x_proj_weight: Tensor,
-    dt_proj_weight: Tensor, dt_bias: Tensor, A: Tensor, D: Tensor, orders: str, n_slices: int, states: Tensor,
-    backend: str,
-):  # fmt: skip
-    given = (x, z, conv_weight, conv_bias, x_proj_weight, dt_proj_weight, dt_bias, A, D)
+def _(grad_y: Tensor, x: Tensor, z: Tensor, *arguments: Any) -> list[Tensor]:
+    given = (x, z, *arguments[: len(Weights._fields)])
     return [torch.empty_like(t, memory_format=torch.contiguous_format) for t in given]
 
 

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nnunet_mamba.ops._numba_runtime import (
+from nnunet_mamba.ops.causal_conv1d.numba import convolve_gradients
+from nnunet_mamba.ops.kernels.numba_runtime import (
     ORDER_NUMBER,
     TILE,
     Scan,
@@ -26,8 +27,8 @@ from nnunet_mamba.ops._numba_runtime import (
     scaled_A,
     why_not,
 )
-from nnunet_mamba.ops.causal_conv1d.numba import convolve_gradients
 from nnunet_mamba.ops.numerics import accumulation_dtype, n_chunks
+from nnunet_mamba.ops.oriented_weights import Weights
 
 __all__ = ["backward", "forward", "why_not", "workspace"]
 
@@ -76,19 +77,12 @@ class _Order:
 def forward(
     x: Tensor,
     z: Tensor,
-    conv_weight: Tensor,
-    conv_bias: Tensor,
-    x_proj_weight: Tensor,
-    dt_proj_weight: Tensor,
-    dt_bias: Tensor,
-    A: Tensor,
-    D: Tensor,
+    weights: Weights,
     orders: str,
     n_slices: int,
 ) -> tuple[Tensor, Tensor]:
     """x, z (b l e) -> y (b l e) in x's dtype, states (o b c n e)"""
     dtype = accumulation_dtype(x)
-    weights = (conv_weight, conv_bias, x_proj_weight, dt_proj_weight, dt_bias, A, D)
     batch, length, channels = x.shape
     x_rows, x0 = as_rows(x, dtype)
     z_rows, z0 = as_rows(z, dtype)
@@ -103,20 +97,13 @@ def backward(
     grad_y: Tensor,
     x: Tensor,
     z: Tensor,
-    conv_weight: Tensor,
-    conv_bias: Tensor,
-    x_proj_weight: Tensor,
-    dt_proj_weight: Tensor,
-    dt_bias: Tensor,
-    A: Tensor,
-    D: Tensor,
+    weights: Weights,
     orders: str,
     n_slices: int,
     states: Tensor,
 ) -> tuple[Tensor, ...]:
     """grad_y (b l e) -> gradients of x, z and the seven weights"""
     dtype = accumulation_dtype(x)
-    weights = (conv_weight, conv_bias, x_proj_weight, dt_proj_weight, dt_bias, A, D)
     batch = x.shape[0]
     x_rows, x0 = as_rows(x, dtype)
     z_rows, z0 = as_rows(z, dtype)
@@ -129,9 +116,8 @@ def backward(
         grads = scan.backward(ungated, as_array(states[k], dtype), total, work)
         per_order.append(_order_backward(order, scan, grads, x_rows, x0, grad_x, work))
     call("gate_backward", grad_rows, z_rows, z0, TILE, total)
-    grad_weights = [torch.stack(g).to(w.dtype) for g, w in zip(zip(*per_order, strict=True), weights, strict=True)]
     grad_x_, grad_z = (torch.from_numpy(g).view(x.shape) for g in (grad_x, total))
-    return grad_x_.to(x.dtype), grad_z.to(z.dtype), *grad_weights
+    return grad_x_.to(x.dtype), grad_z.to(z.dtype), *weights.like(per_order)
 
 
 def workspace(
@@ -177,19 +163,18 @@ def _order_backward(
     )
 
 
-def _split(orders: str, n_slices: int, dtype: torch.dtype, weights: tuple[Tensor, ...]) -> list[_Order]:
-    conv_weight, conv_bias, x_proj, dt_proj, dt_bias, A, D = weights
+def _split(orders: str, n_slices: int, dtype: torch.dtype, weights: Weights) -> list[_Order]:
     return [
         _Order(
             ORDER_NUMBER[letter],
             n_slices,
-            as_array(conv_weight[k].T, dtype),
-            as_array(conv_bias[k], dtype),
-            x_proj[k].to(dtype).contiguous(),
-            as_array(dt_proj[k].T, dtype),
-            as_array(dt_bias[k], dtype),
-            scaled_A(A[k], dtype),
-            as_array(D[k], dtype),
+            as_array(weights.conv_weight[k].T, dtype),
+            as_array(weights.conv_bias[k], dtype),
+            weights.x_proj_weight[k].to(dtype).contiguous(),
+            as_array(weights.dt_proj_weight[k].T, dtype),
+            as_array(weights.dt_bias[k], dtype),
+            scaled_A(weights.A[k], dtype),
+            as_array(weights.D[k], dtype),
         )
         for k, letter in enumerate(orders)
     ]

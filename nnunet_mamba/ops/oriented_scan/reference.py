@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from nnunet_mamba.ops.causal_conv1d.reference import CONVOLUTION
+from nnunet_mamba.ops.oriented_scan.composed import Composed
 from nnunet_mamba.ops.selective_scan.reference import RECURRENCE
-from nnunet_mamba.ops.tri_scan.composed import Composed
 
 
 def why_not(x: Tensor) -> str | None:

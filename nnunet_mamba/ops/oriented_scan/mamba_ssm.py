@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from nnunet_mamba.ops.causal_conv1d.blocked import CONVOLUTION
+from nnunet_mamba.ops.oriented_scan.composed import Composed
 from nnunet_mamba.ops.selective_scan.mamba_ssm import RECURRENCE, why_not
-from nnunet_mamba.ops.tri_scan.composed import Composed
 
 __all__ = ["backward", "forward", "why_not"]
 

@@ -44,7 +44,7 @@ def why_not(x: Tensor) -> str | None:
 
 
 def call(name: str, *args: Any) -> None:
-    """Run one kernel of `_numba_kernels` with torch's number of threads.
+    """Run one kernel of `numba_kernels` with torch's number of threads.
 
     A process forked from one that has used threads runs single-threaded code: its parent's threads do not exist in it.
     """
@@ -104,11 +104,11 @@ if hasattr(os, "register_at_fork"):  # not on Windows
 def _new_kernel(name: str, parallel: bool) -> Any:
     import numba
 
-    from nnunet_mamba.ops import _numba_kernels
+    from nnunet_mamba.ops.kernels import numba_kernels
 
     fastmath = {"contract"} | ({"reassoc", "nsz"} if name in SUMS_OVER_CHANNELS else set())
     options = {"fastmath": fastmath, "error_model": "numpy", "parallel": parallel}
-    kernel: Any = numba.njit(**options)(getattr(_numba_kernels, name))
+    kernel: Any = numba.njit(**options)(getattr(numba_kernels, name))
     with suppress(RuntimeError, OSError):  # no folder for the cache can be found: every process compiles
         _let_it_be_cached(kernel, "parallel" if parallel else "serial")
     return kernel
@@ -116,7 +116,7 @@ def _new_kernel(name: str, parallel: bool) -> Any:
 
 def _let_it_be_cached(kernel: Any, kind: str) -> None:
     try:
-        from nnunet_mamba.ops._numba_cache import CheckedCache
+        from nnunet_mamba.ops.kernels.numba_cache import CheckedCache
 
         kernel._cache = CheckedCache(kernel.py_func, kind)
     except (ImportError, AttributeError, TypeError):  # another numba with other names inside: its own cache has to do

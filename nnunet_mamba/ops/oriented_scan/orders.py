@@ -1,7 +1,7 @@
 """Token orders of a flattened volume: which token each scan step reads.
 
 f  forward        step t reads token t
-b  backward       step t reads token l-1-t
+b  reverse        step t reads token l-1-t
 s  inter-slice    all slices' first tokens, then all second tokens, ...: step t reads token (t % n) * (l // n) + t // n
 """
 

@@ -1,4 +1,4 @@
-"""What surrounds the bare convolution in the pure-torch backends: precision and SiLU, with their gradients."""
+"""From a bare convolution to the whole op of the pure-torch backends: precision, bias and SiLU, and their gradients."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from nnunet_mamba.ops.numerics import accumulation_dtype
-from nnunet_mamba.ops.selective_scan.recurrence import silu_backward
+from nnunet_mamba.ops.numerics import accumulation_dtype, silu_backward
 
 
 @dataclass(frozen=True)

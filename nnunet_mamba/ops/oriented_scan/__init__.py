@@ -1,7 +1,7 @@
 """Oriented scan: everything of a Mamba block between its two linear projections, along one or more token orders.
 
-SegMamba's tri-orientated block (Xing et al. 2024, section 2.2) scans the tokens of a volume forward, backward and slice
-by slice, each order with its own weights, and gates the sum:
+SegMamba's tri-orientated block (Xing et al. 2024, section 2.2) scans the tokens of a volume forward, in reverse and
+slice by slice, each order with its own weights, and gates the sum:
 
     for every order o:  u  = silu(causal_conv1d(x in order o))
                         dt, B, C from u by linear maps (x_proj, dt_proj)
@@ -16,6 +16,6 @@ Shapes, everywhere in this folder:
     o  orders       w  taps          r  rank of dt            c  chunks of l
 """
 
-from nnunet_mamba.ops.tri_scan.dispatch import tri_scan
+from nnunet_mamba.ops.oriented_scan.dispatch import oriented_scan
 
-__all__ = ["tri_scan"]
+__all__ = ["oriented_scan"]
