@@ -215,10 +215,9 @@ class ModelFolder:
         return FoldFolder(self.path / f"{FOLD}{number}")
 
     def finished_folds(self) -> list[str]:
-        """Folds with a summary of their validation, in their order, `ALL` last"""
+        """Numbers of the folds with a summary of their validation, in order. Not `ALL`: it knows its validation cases."""
         folds = (FoldFolder(path) for path in self.path.glob(f"{FOLD}*"))
-        names = [fold.number for fold in folds if fold.summary.is_file()]
-        return sorted(names, key=lambda name: (not name.isdecimal(), int(name) if name.isdecimal() else 0, name))
+        return sorted((fold.number for fold in folds if fold.number.isdecimal() and fold.summary.is_file()), key=int)
 
 
 @dataclass(frozen=True)

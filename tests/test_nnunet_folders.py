@@ -61,7 +61,7 @@ def test_finished_folds_are_those_with_a_summary_in_the_order_of_their_numbers(t
         model.fold(number).validation.mkdir(parents=True)
         if number != "0":
             model.fold(number).summary.touch()
-    assert model.finished_folds() == ["2", "10", "all"]
+    assert model.finished_folds() == ["2", "10"]
 
 
 def test_a_split_is_looked_for_where_trainings_look_first(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,9 +52,14 @@ class MinimumSize:
             or not all(isinstance(v, list) and all(type(n) is int for n in v) for v in content["values"])
             or not all(type(s) in (int, float) and 0 <= s < float("inf") for s in content["sizes"])
             or not all(type(f) is int for f in content["fill"])
+            or not all(isinstance(name, str) for name in content["names"])
         ):
             raise ValueError(f"{path}: no sizes as postprocess stores them; choose them again")
         values = tuple(tuple(v) for v in content["values"])
+        masks = masks_of(model.dataset_json["labels"])
+        known = {0, *(v for of_mask in masks.values() for v in of_mask)}
+        if dict(zip(content["names"], values, strict=True)) != masks or not set(content["fill"]) <= known:
+            raise ValueError(f"{path}: sizes of other labels than this model's, {', '.join(masks)}; choose them again")
         return cls(tuple(content["names"]), values, tuple(content["sizes"]), tuple(content["fill"]), content["unit"])
 
     def store(self, model: ValidatedModel, report: dict[str, Any]) -> Path:
@@ -97,6 +102,7 @@ class MinimumSize:
                 wrong.append(str(error))
                 continue
             cleaned = self.on(labels, properties["spacing"])
+            (target / path.name).unlink(missing_ok=True)  # it may be a link to the prediction
             reader.write_seg(cleaned.astype(np.uint16), str(target / path.name), properties)
         if wrong:
             told = "\n  ".join(wrong)

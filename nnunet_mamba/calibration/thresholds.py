@@ -39,9 +39,12 @@ class Thresholds:
         content = read_object(source)
         values, regions = content.get("thresholds"), content.get("regions")
         if not (isinstance(values, list) and isinstance(regions, list) and len(regions) == len(values)) or not all(
-            type(t) is float and 0 < t < 1 for t in values
+            type(t) is float and 0.001 <= t <= 0.999 for t in values
         ):
             raise ValueError(f"{source}: no thresholds as calibrate stores them; choose them again")
+        names = list(masks_of(model.dataset_json["labels"]))
+        if regions != names:
+            raise ValueError(f"{source}: thresholds of {regions}; this model has {names}; choose them again")
         return cls(tuple(regions), tuple(values))
 
     def apply(self, model: ValidatedModel) -> str:

@@ -21,9 +21,11 @@ from nnunet_mamba.datasets import dataset_name, find_model
 from nnunet_mamba.evaluation.description import describe, ending_of
 from nnunet_mamba.evaluation.intact import check_intact
 from nnunet_mamba.evaluation.masks import counts_of, files_by_case, shown, whole_numbers
-from nnunet_mamba.nnunet_folders import Dataset, Model, ModelFolder
+from nnunet_mamba.nnunet_folders import ALL, Dataset, Model, ModelFolder
 from nnunet_mamba.whole_files import read_object, write_json
 
+ROUNDING = 1e-3
+"""By which a probability may be off, as float16 rounds"""
 STOCK_MANAGER = "LabelManager"
 
 
@@ -52,6 +54,8 @@ class ValidatedModel:
         name, model = dataset_name(dataset), Model(trainer, plans, configuration)
         folder = find_model(name, model.name)
         found = cls(Dataset(name), model, read_object(folder.plans), read_object(folder.dataset_json))
+        if "image_reader_writer" not in found.plans:
+            raise ValueError(f'{folder.plans}: these are no plans of nnU-Net: "image_reader_writer" is missing')
         describe(found.dataset_json, folder.dataset_json)
         ending_of(found.dataset_json, folder.dataset_json)
         return found
@@ -62,8 +66,11 @@ class ValidatedModel:
 
     @cached_property
     def labels(self) -> LabelManager:
-        """nnU-Net's own, whatever thresholds are set"""
-        return PlansManager({**self.plans, "label_manager": STOCK_MANAGER}).get_label_manager(self.dataset_json)
+        """nnU-Net's own, whatever thresholds are set. Raises ValueError for labels that it refuses."""
+        try:
+            return PlansManager({**self.plans, "label_manager": STOCK_MANAGER}).get_label_manager(self.dataset_json)
+        except AssertionError as error:
+            raise ValueError(f"{self.folder.dataset_json}: {error}") from None
 
     def cases(self, folds: Sequence[str]) -> list[ValidationCase]:
         """Validation cases of these folds. Raises ValueError for a fold without probabilities."""
@@ -75,7 +82,9 @@ class ValidatedModel:
 
     def _cases(self, folds: Sequence[str], ending: str, what: str) -> list[ValidationCase]:
         truths, of_files = self.dataset.truths, self.dataset_json["file_ending"]
-        found = []
+        if ALL in folds:
+            raise ValueError("-f all: it is validated on the cases it was trained on, which tell nothing about others")
+        found: list[ValidationCase] = []
         for fold in folds:
             validation = self.folder.fold(fold).validation
             names = files_by_case(validation, ending)
@@ -86,6 +95,13 @@ class ValidatedModel:
                     f"-tr {m.trainer} -p {m.plans} --val --npz"
                 )
             found += [ValidationCase(name, fold, file, truths / f"{name}{of_files}") for name, file in names.items()]
+        first: dict[str, str] = {}
+        for case in found:
+            if case.name in first:
+                raise ValueError(
+                    f"{self.model.name}: case {case.name} is validated in folds {first[case.name]} and {case.fold}"
+                )
+            first[case.name] = case.fold
         missing = [str(c.truth) for c in found if not c.truth.is_file()]
         if missing:
             raise ValueError(
@@ -121,24 +137,34 @@ class ValidatedModel:
         return probabilities, list(_masks(self.labels, truth)), self._counted(truth)
 
     def _probabilities(self, path: Path) -> np.ndarray:
-        """(c *space), finite. Raises ValueError naming the file"""
+        """(c *space), from 0 to 1. Raises ValueError naming the file"""
         try:
-            with np.load(path) as file:
-                probabilities = file["probabilities"]
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            if not path.is_file():
+                raise OSError("no regular file")
+            with zipfile.ZipFile(path):  # np.load takes other files too
+                probabilities = np.load(path)["probabilities"]
+        except (OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
             raise ValueError(f"{path}: no probabilities as nnU-Net writes them: {error}") from None
         channels = self.labels.num_segmentation_heads
         if probabilities.ndim < 3 or probabilities.shape[0] != channels:
             raise ValueError(f"{path}: shape {probabilities.shape}; expected {channels} channels")
+        if probabilities.dtype.kind != "f":
+            raise ValueError(f"{path}: values of type {probabilities.dtype}; expected probabilities")
         if not np.isfinite(probabilities).all():
             raise ValueError(f"{path}: {int((~np.isfinite(probabilities)).sum())} probabilities are NaN or infinite")
+        least, most = float(probabilities.min(initial=0)), float(probabilities.max(initial=0))
+        if least < -ROUNDING or most > 1 + ROUNDING:
+            raise ValueError(f"{path}: values from {least:g} to {most:g}; expected probabilities, from 0 to 1")
         return probabilities
 
     def label_maps(self, case: ValidationCase) -> tuple[np.ndarray, np.ndarray, np.ndarray, Sequence[float]]:
         """Predicted and true labels, the voxels that are not ignored, and the size of a voxel in mm"""
-        (predicted, spacing), (truth, _) = self._read(case.predicted), self._read(case.truth)
+        (predicted, spacing), (truth, of_truth) = self._read(case.predicted), self._read(case.truth)
         if truth.shape != predicted.shape:
             raise ValueError(f"{case.predicted}: {predicted.shape}, but {case.truth} is {truth.shape}")
+        if not np.allclose(spacing, of_truth, rtol=1e-3):
+            sizes = [" x ".join(f"{s:g}" for s in of) for of in (spacing, of_truth)]
+            raise ValueError(f"{case.predicted}: voxels of {sizes[0]} mm, but {case.truth} has {sizes[1]}")
         return predicted, truth, self._counted(truth), spacing
 
     def _read(self, path: Path) -> tuple[np.ndarray, Sequence[float]]:

@@ -37,7 +37,7 @@ def from_model(folder: ModelFolder, folds: Sequence[int] | None) -> Candidate:
         others = ", ".join(models_in(folder.path.parent))
         raise ValueError(f"{folder.path}: no trained model there. Beside it: {others or 'none'}")
     ending = ending_of(read_object(folder.dataset_json), folder.dataset_json)
-    finished = [int(number) for number in folder.finished_folds() if number.isdecimal()]
+    finished = list(map(int, folder.finished_folds()))
     numbers = finished if folds is None else list(folds)
     if not numbers:
         raise ValueError(f"{folder.path}: no fold has finished its validation")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -227,6 +230,35 @@ def _other_channels(model: Path) -> None:
     np.savez(next(model.glob("fold_1/validation/*.npz")), probabilities=np.zeros((5, *SHAPE), np.float32))
 
 
+def _changed(change: Any) -> Any:
+    def spoil(model: Path) -> None:
+        path = next(model.glob("fold_1/validation/*.npz"))
+        with np.load(path) as file:
+            probabilities = file["probabilities"]
+        np.savez_compressed(path, probabilities=change(probabilities))
+
+    return spoil
+
+
+def _array_alone(model: Path) -> None:
+    with next(model.glob("fold_1/validation/*.npz")).open("wb") as file:
+        np.save(file, np.zeros((2, *SHAPE), np.float32))
+
+
+def _pipe(model: Path) -> None:
+    path = next(model.glob("fold_1/validation/*.npz"))
+    path.unlink()
+    os.mkfifo(path)
+
+
+def _twice(model: Path) -> None:
+    shutil.copy(model / "fold_0" / "validation" / "case00.npz", model / "fold_1" / "validation")
+
+
+def _regions_without_order(model: Path) -> None:
+    (model / "dataset.json").write_text(json.dumps({**REGIONS, "regions_class_order": None}))
+
+
 def _unknown_truth(model: Path) -> None:
     truths = model.parents[2] / "nnUNet_preprocessed" / DATASET / "gt_segmentations"
     sitk.WriteImage(sitk.GetImageFromArray(np.full(SHAPE, 4, np.uint8)), str(next(truths.glob("*"))))
@@ -240,6 +272,15 @@ def _unknown_truth(model: Path) -> None:
         (_cut, "no probabilities as nnU-Net writes them"),
         (_other_array, "no probabilities as nnU-Net writes them"),
         (_other_channels, r"shape \(5, 12, 10, 8\); expected 2 channels"),
+        (_array_alone, "no probabilities as nnU-Net writes them"),
+        (_changed(lambda p: p.astype(str)), "values of type <U32; expected probabilities"),
+        (_changed(lambda p: p.astype(complex)), "values of type complex128; expected probabilities"),
+        (_changed(lambda p: (p * 255).astype(np.uint8)), "values of type uint8; expected probabilities"),
+        (_changed(lambda p: p * 100), "values from 0 to .*; expected probabilities, from 0 to 1"),
+        (_changed(lambda p: (p - 0.5) * 9), "values from -.*; expected probabilities, from 0 to 1"),
+        (_twice, "case case00 is validated in folds 0 and 1"),
+        (_regions_without_order, "dataset.json: if region-based training is requested"),
+        (lambda m: (m / "plans.json").write_text("{}"), 'no plans of nnU-Net: "image_reader_writer" is missing'),
         (_unknown_truth, r"holds 4 \(960 voxels\); dataset.json has 0, 1"),
         (lambda m: (m / "dataset.json").write_text("[]"), r"dataset.json: holds \[\]; expected an object"),
         (lambda m: (m / "dataset.json").write_text("{}"), "dataset.json: labels are null; expected"),
@@ -251,6 +292,44 @@ def test_damaged_model_folders(folders: Path, capsys: pytest.CaptureFixture[str]
     assert main(ARGUMENTS) == 2
     shown = capsys.readouterr().err
     assert re.search(message, shown), shown
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no pipes with names")
+def test_probabilities_that_are_no_file(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A pipe would be waited for."""
+    _pipe(_model(folders, SINGLE))
+    assert main(ARGUMENTS) == 2
+    assert "no regular file" in capsys.readouterr().err
+
+
+def test_fold_all_has_no_say(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is validated on the cases it was trained on."""
+    model = _model(folders, SINGLE)
+    (model / "fold_1").rename(model / "fold_all")
+    assert main(ARGUMENTS) == 0
+    assert "4 cases" in capsys.readouterr().out
+    assert main([*ARGUMENTS, "-f", "all"]) == 2
+    assert "-f all: it is validated on the cases it was trained on" in capsys.readouterr().err
+
+
+def test_a_fold_counts_once(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _model(folders, SINGLE)
+    assert main([*ARGUMENTS, "-f", "0", "0"]) == 2
+    assert "case case00 is validated in folds 0 and 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "stored", ['{"thresholds": [0.3, 0.4], "regions": ["core", "whole"]}',
+               '{"thresholds": [0.3], "regions": ["whole"]}',
+               '{"thresholds": [0.3, 1e-4], "regions": ["whole", "core"]}'],
+)  # fmt: skip
+def test_thresholds_of_other_regions_are_not_applied(
+    folders: Path, stored: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = _model(folders, REGIONS)
+    (model / "thresholds.json").write_text(stored)
+    assert main([*ARGUMENTS, "--apply"]) == 2
+    assert "choose them again" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -199,3 +199,40 @@ def test_damaged_sizes_are_not_applied(
     assert _main("-i", model / "fold_0" / "validation", "-o", tmp_path / "out") == 2
     assert "minimum_size.json: " in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("change", [
+    {"fill": [77]}, {"fill": [-1]}, {"values": [[9]]}, {"values": [[]]}, {"names": [None]}, {"names": ["other"]},
+])  # fmt: skip
+def test_sizes_of_other_labels_are_not_applied(
+    model: Path, change: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stored = {"names": ["lesion"], "values": [[1]], "sizes": [50], "fill": [0], "unit": "mm3"}
+    predictions = model / "fold_0" / "validation"
+    (model / "minimum_size.json").write_text(json.dumps(stored))
+    assert _main("-i", predictions, "-o", tmp_path / "right") == 0
+    (model / "minimum_size.json").write_text(json.dumps({**stored, **change}))
+    assert _main("-i", predictions, "-o", tmp_path / "out") == 2
+    assert "choose them again" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_links_to_the_predictions_are_not_written_through(model: Path, tmp_path: Path) -> None:
+    assert _main() == 0
+    predictions = model / "fold_0" / "validation"
+    before = {p.name: p.read_bytes() for p in predictions.glob("*.nii.gz")}
+    (tmp_path / "out").mkdir()
+    for name in before:
+        (tmp_path / "out" / name).symlink_to(predictions / name)
+    assert _main("-i", predictions, "-o", tmp_path / "out") == 0
+    assert {p.name: p.read_bytes() for p in predictions.glob("*.nii.gz")} == before
+    assert (tmp_path / "out" / "c00.nii.gz").read_bytes() != before["c00.nii.gz"]
+
+
+def test_voxels_of_another_size_than_the_truths_are_refused(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = model / "fold_0" / "validation" / "c01.nii.gz"
+    image = sitk.ReadImage(str(path))
+    image.SetSpacing((1.0, 1.0, 1.0))
+    sitk.WriteImage(image, str(path))
+    assert _main() == 2
+    assert "c01.nii.gz: voxels of 1 x 1 x 1 mm, but " in capsys.readouterr().err
