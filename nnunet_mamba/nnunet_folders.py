@@ -215,7 +215,7 @@ class ModelFolder:
         return FoldFolder(self.path / f"{FOLD}{number}")
 
     def finished_folds(self) -> list[str]:
-        """Numbers of the folds with a summary of their validation, in order. Not `ALL`: it knows its validation cases."""
+        """Numbers of the folds with a summary of their validation, in order. Not `ALL`, which saw these cases."""
         folds = (FoldFolder(path) for path in self.path.glob(f"{FOLD}*"))
         return sorted((fold.number for fold in folds if fold.number.isdecimal() and fold.summary.is_file()), key=int)
 

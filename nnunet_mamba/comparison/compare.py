@@ -20,6 +20,7 @@ from nnunet_mamba.comparison.training import energy_kwh, read_fold
 from nnunet_mamba.comparison.viewer import ViewedCase, encode
 from nnunet_mamba.evaluation import metrics
 from nnunet_mamba.evaluation.evaluate import Evaluation, Question
+from nnunet_mamba.evaluation.masks import check_image
 from nnunet_mamba.evaluation.output import write_csv
 from nnunet_mamba.evaluation.overlay import draw_overlay
 from nnunet_mamba.version import __version__
@@ -79,11 +80,11 @@ def compare(inputs: Inputs, out: Path, jobs: int) -> Report:
     sections.append(Section("Volumes", (), (agreement,)))
     sections.append(Section("Worst cases", (tables.worst_cases(found, candidates, inputs.groups, shown[0], primary),)))
     chosen = _shown_cases(tables.from_best_to_worst(found, shown[0], primary))
-    encoded, overlays = [], {}
+    encoded, overlays, without_image = [], {}, []
     for title, case in chosen.items():
-        files = ViewedCase(
-            case, inputs.images.get(case), inputs.references[case], {c.name: c.predictions[case] for c in candidates}
-        )
+        image, reason = _image_of(inputs, case)
+        without_image += [reason] if reason else []
+        files = ViewedCase(case, image, inputs.references[case], {c.name: c.predictions[case] for c in candidates})
         encoded.append({**encode(files), "title": f"{title}: {case}"})
         if files.image is not None:
             for number, c in enumerate(candidates):
@@ -98,11 +99,23 @@ def compare(inputs: Inputs, out: Path, jobs: int) -> Report:
     )
     number = f"{_count(len(candidates), 'model')} on {_count(len(inputs.cases), 'case')}"
     note = f"Chosen by {shown[0]} of {primary}, averaged over the models."
-    about = (*_about(inputs), *_unknown_values(results), *_contradicting(results))
+    about = (*_about(inputs), *_unknown_values(results), *_contradicting(results), *without_image)
     return Report(
         f"{inputs.dataset}: {number}", about, tuple(sections), definitions, tuple(encoded),
         _labels(asked, encoded), note, overlays,
     )  # fmt: skip
+
+
+def _image_of(inputs: Inputs, case: str) -> tuple[Path | None, str]:
+    """A case's image, or why it has none that can be shown: "" where none was given"""
+    path = inputs.images.get(case)
+    if path is None:
+        return None, ""
+    try:
+        check_image(path, inputs.references[case])
+    except ValueError as error:
+        return None, f"Without its image: {case}: {error}."
+    return path, ""
 
 
 def _about(inputs: Inputs) -> tuple[str, ...]:

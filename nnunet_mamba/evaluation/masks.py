@@ -75,6 +75,13 @@ def read_pair(
     return maps[0], maps[1]
 
 
+def check_image(path: Path, labels: Path) -> None:
+    """Raises ValueError for an image that cannot be read, is damaged, or has another size than these labels"""
+    sizes = [_read(p).GetSize() for p in (path, labels)]
+    if sizes[0] != sizes[1]:
+        raise ValueError(f"{path}: {sizes[0]} voxels, but {labels} has {sizes[1]}")
+
+
 def read_labels(path: Path) -> tuple[np.ndarray, sitk.Image]:
     """One label map (z y x), whole numbers, and its image. Raises ValueError if it cannot be read or is none."""
     image = _read(path)

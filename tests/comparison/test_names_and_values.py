@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -251,6 +252,25 @@ def test_a_mean_without_values_set_by_rule_is_not_marked(space: Path) -> None:
     assert [m for m in marked("Scores") if any(m[2])] == [
         ("all masks", "second", [False, True]), ("b", "second", [False, True])]  # fmt: skip
     assert [m for m in marked("Cohorts") if any(m[2])] == [("x", "second", [False, True])]
+
+
+@pytest.mark.parametrize(("spoil", "reason"), [
+    (lambda p: p.write_bytes(b""), "cannot be read"),
+    (lambda p: p.write_bytes(p.read_bytes()[:-20]), "is cut off"),
+    (lambda p: (p.unlink(), os.mkfifo(p)), "is no regular file"),
+    (lambda p: _write(p, np.zeros((3, 4, 5), np.float32)), r"\(5, 4, 3\) voxels, but .*ref/c0.nii.gz has"),
+])  # fmt: skip
+def test_an_image_that_cannot_be_shown_is_told_and_ends_nothing(space: Path, spoil: Any, reason: str) -> None:
+    """A pipe would be waited for."""
+    _fill(space, {"c0": 1, "c1": 2})
+    for case in ("c0", "c1"):
+        _write(space / "images" / f"{case}_0000.nii.gz", _labels_of(0).astype(np.float32))
+    spoil(space / "images" / "c0_0000.nii.gz")
+    assert _run(space, "-metrics", "Dice", "-images", space / "images") == 0
+    text = (space / "out" / "report.md").read_text()
+    assert re.search(f"Without its image: c0: .*images/c0_0000.nii.gz:? {reason}", text)
+    assert re.search(r"\]\(pictures/worst_0.png\)", text), "of c1"
+    assert "pictures/best_0.png" not in text
 
 
 def test_a_folder_given_as_a_dot_has_its_name(space: Path, monkeypatch: pytest.MonkeyPatch) -> None:
