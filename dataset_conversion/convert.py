@@ -49,6 +49,8 @@ CASES = "cases.csv"
 ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 """Names of cases that every file system, nnU-Net and a table take as they are"""
 LONGEST_ID = 200
+LIKE_A_FILE = (".nii", ".hdr", ".img", ".nia")
+"""How no name of a case may end: SimpleITK, and so nnU-Net, writes x.nii.gz where x.nii.nii.gz is meant."""
 R = TypeVar("R")
 
 
@@ -229,6 +231,9 @@ def _bad_ids(cases: Sequence[Case]) -> list[Problem]:
     for case in cases:
         if case.id == "" or not ID.fullmatch(case.id):
             problems.append(Problem(REFUSED, case.id, "its name has other signs than letters, digits, _ . -"))
+        elif case.id.lower().endswith(LIKE_A_FILE):
+            told = f"its name ends with one of {' '.join(LIKE_A_FILE)}, with which SimpleITK writes to other names"
+            problems.append(Problem(REFUSED, case.id, told))
         elif len(case.id) > LONGEST_ID:
             problems.append(Problem(REFUSED, case.id, f"its name has {len(case.id)} signs; allowed: {LONGEST_ID}"))
     return problems

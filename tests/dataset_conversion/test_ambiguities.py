@@ -272,6 +272,19 @@ def test_images_of_two_channels_keep_their_order_and_grid(tmp_path: Path) -> Non
         assert np.array_equal(sitk.GetArrayFromImage(made).T, array)
 
 
+@pytest.mark.parametrize("ending", [".nii", ".NII", ".hdr", ".img", ".nia"])
+def test_a_case_named_like_a_file_is_refused(ending: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """SimpleITK would write its label under the name of another case."""
+    root = generic_tree(tmp_path / "d")
+    for part, array in zip(("images", "labels"), volumes(9), strict=True):
+        nifti(root / part / f"c0{ending}.nii.gz", array)
+    description = described(tmp_path / "description")
+    command = ["generic", "-i", str(root), "-o", str(tmp_path / "raw"), "--jobs", "1", "--describe", str(description)]
+    assert main(command) == 2
+    assert f"c0{ending}: its name ends with one of .nii" in capsys.readouterr().err
+    assert main([*command, "--skip-incomplete"]) == 0
+
+
 # --- the same images twice -----------------------------------------------------------------------------------------
 
 
