@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import signal
 import sys
@@ -197,11 +198,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m dataset_conversion", description=__doc__)
     add_arguments(parser, chosen_name(given))
     options = parser.parse_args(given)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal without some sign ends nothing
     try:
         return run(options)
     except ValueError as error:
         print(f"convert: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader, `head` for example, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print("\nconvert: interrupted; nothing was written", file=sys.stderr)
         return 130

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import io
 import os
 import sys
 from importlib import import_module
@@ -53,6 +54,8 @@ def main(arguments: list[str] | None = None) -> int:
     if options.verb is None:
         parser.print_help(sys.stderr)
         return 2
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal without some sign ends nothing
     try:
         if options.verb in OF_A_MODEL:
             _find_model(options)

@@ -123,3 +123,18 @@ def test_results_of_several_processes_come_in_order() -> None:
     told: list[int] = []
     assert in_processes(abs, [-3, 1, -2, 5], 2, str, lambda: told.append(1)) == [3, 1, 2, 5]
     assert len(told) == 4
+
+
+def test_a_reader_that_has_gone_ends_nothing(tmp_path: Path) -> None:
+    """As `| head` does"""
+    root, description = generic_tree(tmp_path / "d"), described(tmp_path / "description")
+    command = ["generic", "-i", str(root), "-o", str(tmp_path / "raw"), "--jobs", "1", "--describe", str(description)]
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as gone:
+        done = subprocess.run(
+            [sys.executable, "-m", "dataset_conversion", *command], stdout=gone, stderr=subprocess.PIPE, check=False
+        )
+    assert done.stderr == b""
+    assert done.returncode == 0
+    assert (tmp_path / "raw" / "Dataset530_Trial" / "dataset.json").is_file()

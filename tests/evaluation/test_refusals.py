@@ -221,8 +221,11 @@ def test_a_folder_in_the_place_of_results_is_told_before_anything_is_scored(
 
 def test_scores_are_there_before_they_are_shown(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A terminal that lacks a sign, or a reader that has gone, takes no scores along."""
-    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
-    _run(folders)
+    shown = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, encoding="ascii"))
+    assert _run(folders) == 0
+    sys.stdout.flush()
+    assert b"0.6842 \\xb1 0" in shown.getvalue()
     assert sorted(_result(folders)["cases"]) == ["c0", "c1", "c2"]
     assert (folders / "pred" / "evaluation.csv").exists()
 
