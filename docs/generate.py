@@ -191,7 +191,7 @@ def _plan_keys() -> str:
 
 def _keywords(record: networks.Network) -> dict[str, str]:
     """Keyword -> its default as JSON"""
-    parameters = inspect.signature(record.load_architecture().__init__).parameters.values()
+    parameters = record.load_architecture().keywords().values()
     return {
         p.name: "needed" if p.default is inspect.Parameter.empty else f"`{json.dumps(p.default)}`"
         for p in parameters if p.name not in GIVEN_BY_NNUNET

@@ -11,18 +11,15 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
-from nnunet_mamba.architectures.planned import PlannedNetwork
-from nnunet_mamba.architectures.topology import (
-    Topology,
-    check_mixer,
-    per_stage,
-    topology,
-)
+from nnunet_mamba.architectures.planned import PlanKeywords, PlannedNetwork
+from nnunet_mamba.architectures.topology import Topology, per_stage
 from nnunet_mamba.blocks.bounded_gradient import bounded_gradient
 from nnunet_mamba.blocks.convolutions import GroupNorm, Space, pointwise
 from nnunet_mamba.blocks.interpolation import enlarge
-from nnunet_mamba.blocks.mamba import Mamba, normed_mamba, to_tokens, to_volume
+from nnunet_mamba.blocks.mamba import normed_mamba, to_tokens, to_volume
+from nnunet_mamba.blocks.mixers import Mixer
 
 GROUPS = 8
 
@@ -30,15 +27,10 @@ GROUPS = 8
 class LightMUNet(PlannedNetwork):
     """LightM-UNet.
 
-    `input_channels`: of the image; `num_classes`: of the logits, with background; `conv_op`: torch.nn.Conv2d or Conv3d.
-    `n_stages`, `features_per_stage`, `kernel_sizes`, `strides`: one entry per plan stage, full resolution first, or one
-    number for all; strides[0] is 1.
-    `d_state`, `d_conv`, `expand`: of the Mamba layers: state size, taps of the convolution, expansion of the width.
-    `deep_supervision`: a list of logits, finest first; `network.decoder.deep_supervision` turns it on and off later.
+    Keywords of every network: see PlannedNetwork.
     `blocks_down`: residual Mamba blocks per encoder stage; None: 1, 2, ..., 2, 4 as released.
     `blocks_up`: residual blocks per decoder stage.
-    `mixer`: "mamba", or "none" for the no-Mamba twin, whose layers keep their norm and linear map only.
-    Raises ValueError for keywords that contradict each other, and for a patch not divisible by the strides.
+    The twin's layers keep their norm and linear map only.
     """
 
     negative_slope = 0.0
@@ -47,26 +39,17 @@ class LightMUNet(PlannedNetwork):
         self,
         input_channels: int,
         num_classes: int,
-        n_stages: int,
-        features_per_stage: int | Sequence[int],
-        conv_op: type[nn.Module],
-        kernel_sizes: int | Sequence[int | Sequence[int]],
-        strides: int | Sequence[int | Sequence[int]],
+        *,
         blocks_down: Sequence[int] | None = None,
         blocks_up: int | Sequence[int] = 1,
-        d_state: int = 16,
-        d_conv: int = 4,
-        expand: int = 2,
-        mixer: str = "mamba",
-        deep_supervision: bool = False,
+        **plan: Unpack[PlanKeywords],
     ):
-        super().__init__(topology(n_stages, features_per_stage, conv_op, kernel_sizes, strides), input_channels)
-        check_mixer(mixer)
+        super().__init__(input_channels, num_classes, **plan)  # type: ignore[arg-type]
+        n_stages = self.topology.n_stages
         down = per_stage("blocks_down", blocks_down or (1, *[2] * (n_stages - 2), 4), n_stages)
         up = per_stage("blocks_up", blocks_up, n_stages - 1)
-        layers = {"d_state": d_state, "d_conv": d_conv, "expand": expand} if mixer == "mamba" else None
-        self.encoder = Encoder(self.topology, input_channels, down, layers)
-        self.decoder = Decoder(self.topology, num_classes, up, deep_supervision)
+        self.encoder = Encoder(self.topology, input_channels, down, self.mixer)
+        self.decoder = Decoder(self.topology, num_classes, up, self.supervised)
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """(b c *space) -> logits (b k *space) or a list of them. In float32 even under autocast.
@@ -81,16 +64,16 @@ class LightMUNet(PlannedNetwork):
 class Encoder(nn.Module):
     """Image -> one skip per stage, full resolution first."""
 
-    def __init__(self, plan: Topology, input_channels: int, blocks: Sequence[int], layers: dict[str, int] | None):
+    def __init__(self, plan: Topology, input_channels: int, blocks: Sequence[int], mixer: Mixer):
         super().__init__()
         space, features = plan.space, plan.features
         self.stem = _separable(space, input_channels, features[0], plan.kernel_sizes[0])
         self.down = nn.ModuleList(
-            nn.Sequential(VisionMamba(features[i - 1], features[i], layers), _pool(space, plan.strides[i]))
+            nn.Sequential(VisionMamba(features[i - 1], features[i], mixer), _pool(space, plan.strides[i]))
             for i in range(1, plan.n_stages)
         )
         self.stages = nn.ModuleList(
-            nn.Sequential(*(ResidualMamba(width, layers) for _ in range(count)))
+            nn.Sequential(*(ResidualMamba(width, mixer) for _ in range(count)))
             for width, count in zip(features, blocks, strict=True)
         )
 
@@ -105,11 +88,11 @@ class Encoder(nn.Module):
 class VisionMamba(nn.Module):
     """Residual vision Mamba layer: linear(LayerNorm(Mamba(LayerNorm(t)) + s t)) with one LayerNorm for both places."""
 
-    def __init__(self, cin: int, cout: int, layers: dict[str, int] | None):
+    def __init__(self, cin: int, cout: int, mixer: Mixer):
         super().__init__()
         self.norm = nn.LayerNorm(cin)
         self.proj = nn.Linear(cin, cout)
-        self.mamba = Mamba(cin, "f", **layers) if layers is not None else None
+        self.mamba = mixer.core(cin) if mixer else None
         if self.mamba is not None:
             self.skip_scale = nn.Parameter(torch.ones(1))
 
@@ -129,10 +112,10 @@ class VisionMamba(nn.Module):
 class ResidualMamba(nn.Module):
     """x + layer(relu(norm(layer(relu(norm(x))))))"""
 
-    def __init__(self, channels: int, layers: dict[str, int] | None):
+    def __init__(self, channels: int, mixer: Mixer):
         super().__init__()
         self.norm1, self.norm2 = GroupNorm(GROUPS, channels), GroupNorm(GROUPS, channels)
-        self.conv1, self.conv2 = VisionMamba(channels, channels, layers), VisionMamba(channels, channels, layers)
+        self.conv1, self.conv2 = VisionMamba(channels, channels, mixer), VisionMamba(channels, channels, mixer)
 
     def forward(self, x: Tensor) -> Tensor:
         """(b c *space) -> (b c *space)"""

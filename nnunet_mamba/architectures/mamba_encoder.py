@@ -19,16 +19,13 @@ import torch.nn.functional as F
 from dynamic_network_architectures.building_blocks.residual import BasicBlockD, StackedResidualBlocks
 from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecoder
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
-from nnunet_mamba.architectures.planned import PlannedNetwork
-from nnunet_mamba.architectures.topology import (
-    Topology,
-    check_mixer,
-    per_stage,
-    topology,
-)
+from nnunet_mamba.architectures.planned import PlanKeywords, PlannedNetwork
+from nnunet_mamba.architectures.topology import Topology, per_stage
 from nnunet_mamba.blocks.convolutions import AFFINE_NORM, LEAKY_RELU, Space
-from nnunet_mamba.blocks.mamba import MambaLayer, to_tokens, to_volume
+from nnunet_mamba.blocks.mamba import to_tokens, to_volume
+from nnunet_mamba.blocks.mixers import Mixer
 
 SCANS = {"forward": "f", "bidirectional": "fb", "tri-orientated": "fbs"}
 CONV, CONV_MAMBA, MAMBA = "conv", "conv+mamba", "mamba"
@@ -38,43 +35,27 @@ MLP_RATIO = 2
 class MambaEncoder(PlannedNetwork):
     """Mamba encoder.
 
-    `input_channels`: of the image; `num_classes`: of the logits, with background; `conv_op`: torch.nn.Conv2d or Conv3d.
-    `n_stages`, `features_per_stage`, `kernel_sizes`, `strides`: one entry per plan stage, full resolution first, or one
-    number for all; strides[0] is 1.
-    `d_state`, `d_conv`, `expand`: of the Mamba layers: state size, taps of the convolution, expansion of the width.
-    `deep_supervision`: a list of logits, finest first; `network.decoder.deep_supervision` turns it on and off later.
+    Keywords of every network: see PlannedNetwork.
     `depths`: blocks per encoder stage. `scan`: "forward", "bidirectional" or "tri-orientated".
-    `mixer`: "mamba", or "none" for the no-Mamba twin, without its Mamba layers.
-    Raises ValueError for keywords that contradict each other, and for a patch not divisible by the strides.
+    The twin is without its Mamba layers.
     """
 
     def __init__(
         self,
         input_channels: int,
         num_classes: int,
-        n_stages: int,
-        features_per_stage: int | Sequence[int],
-        conv_op: type[nn.Module],
-        kernel_sizes: int | Sequence[int | Sequence[int]],
-        strides: int | Sequence[int | Sequence[int]],
+        *,
         depths: int | Sequence[int] = 2,
         scan: str = "tri-orientated",
-        d_state: int = 16,
-        d_conv: int = 4,
-        expand: int = 2,
-        mixer: str = "mamba",
-        deep_supervision: bool = False,
+        **plan: Unpack[PlanKeywords],
     ):
-        super().__init__(topology(n_stages, features_per_stage, conv_op, kernel_sizes, strides), input_channels)
-        check_mixer(mixer)
+        super().__init__(input_channels, num_classes, **plan)  # type: ignore[arg-type]
         if scan not in SCANS:
             raise ValueError(f"scan={scan!r}; expected one of {', '.join(SCANS)}")
-        layers = {"orders": SCANS[scan], "d_state": d_state, "d_conv": d_conv, "expand": expand}
-        self.encoder = Encoder(
-            self.topology, input_channels, per_stage("depths", depths, n_stages), layers if mixer == "mamba" else None
-        )
+        blocks = per_stage("depths", depths, self.topology.n_stages)
+        self.encoder = Encoder(self.topology, input_channels, blocks, self.mixer, SCANS[scan])
         # nnU-Net's decoder reads its settings from the encoder
-        self.decoder = UNetDecoder(self.encoder, num_classes, 1, deep_supervision)  # type: ignore[arg-type]
+        self.decoder = UNetDecoder(self.encoder, num_classes, 1, self.supervised)  # type: ignore[arg-type]
 
 
 def stage_kinds(n_stages: int) -> tuple[str, ...]:
@@ -87,7 +68,7 @@ def stage_kinds(n_stages: int) -> tuple[str, ...]:
 class Encoder(nn.Module):
     """Image -> one skip per stage, full resolution first. Carries the attributes that nnU-Net's decoder reads."""
 
-    def __init__(self, plan: Topology, input_channels: int, depths: Sequence[int], layers: dict | None):
+    def __init__(self, plan: Topology, input_channels: int, depths: Sequence[int], mixer: Mixer, orders: str):
         super().__init__()
         self.output_channels = list(plan.features)
         self.strides = [list(s) for s in plan.strides]
@@ -98,7 +79,17 @@ class Encoder(nn.Module):
         self.nonlin, self.nonlin_kwargs = nn.LeakyReLU, LEAKY_RELU
         widths = [input_channels, *plan.features]
         self.stages = nn.ModuleList(
-            _stage(kind, plan.space, widths[i], widths[i + 1], plan.kernel_sizes[i], plan.strides[i], depths[i], layers)
+            _stage(
+                kind,
+                plan.space,
+                widths[i],
+                widths[i + 1],
+                plan.kernel_sizes[i],
+                plan.strides[i],
+                depths[i],
+                mixer,
+                orders,
+            )
             for i, kind in enumerate(stage_kinds(plan.n_stages))
         )
 
@@ -119,26 +110,27 @@ def _stage(
     kernel: Sequence[int],
     stride: Sequence[int],
     depth: int,
-    layers: dict | None,
+    mixer: Mixer,
+    orders: str,
 ) -> nn.Module:
     if kind == MAMBA:
         down = nn.Sequential(space.conv(cin, cout, tuple(stride), tuple(stride)), space.norm(cout, **AFFINE_NORM))
-        return nn.Sequential(down, *(MambaBlock(cout, layers) for _ in range(depth)))
+        return nn.Sequential(down, *(MambaBlock(cout, mixer, orders) for _ in range(depth)))
     blocks = StackedResidualBlocks(
         depth, space.conv, cin, cout, list(kernel), list(stride), True, space.norm, AFFINE_NORM, None, {}, nn.LeakyReLU,
         LEAKY_RELU, BasicBlockD,
     )  # type: ignore[arg-type]  # fmt: skip
-    if kind == CONV or layers is None:
+    if kind == CONV or not mixer:
         return blocks
-    return nn.Sequential(blocks, MambaLayer(cout, **layers))
+    return nn.Sequential(blocks, mixer.layer(cout, orders))
 
 
 class MambaBlock(nn.Module):
     """x + Mamba(LayerNorm(x)), then x + MLP(LayerNorm(x))"""
 
-    def __init__(self, channels: int, layers: dict | None):
+    def __init__(self, channels: int, mixer: Mixer, orders: str):
         super().__init__()
-        self.mamba = MambaLayer(channels, **layers) if layers is not None else nn.Identity()
+        self.mamba = mixer.layer(channels, orders)
         self.norm = nn.LayerNorm(channels)
         self.fc1 = nn.Linear(channels, MLP_RATIO * channels)
         self.fc2 = nn.Linear(MLP_RATIO * channels, channels)

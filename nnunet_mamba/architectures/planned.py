@@ -2,19 +2,43 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, TypedDict
 
 from torch import Tensor, nn
 
 from nnunet_mamba.architectures.overflow import without_overflow
-from nnunet_mamba.architectures.topology import Topology, initialize_convolutions
+from nnunet_mamba.architectures.topology import initialize_convolutions, topology
 from nnunet_mamba.blocks.convolutions import LEAKY_SLOPE
-from nnunet_mamba.blocks.feature_maps import feature_map_size
+from nnunet_mamba.blocks.mixers import Mixer
+
+
+class PlanKeywords(TypedDict, total=False):
+    """Keywords of every network, beside the image's channels and the classes; see PlannedNetwork"""
+
+    n_stages: int
+    features_per_stage: int | Sequence[int]
+    conv_op: type[nn.Module]
+    kernel_sizes: int | Sequence[int | Sequence[int]]
+    strides: int | Sequence[int | Sequence[int]]
+    d_state: int
+    d_conv: int
+    expand: int
+    mixer: str
+    deep_supervision: bool
 
 
 class PlannedNetwork(nn.Module):
     """(b c *space) -> logits (b k *space), or with deep supervision a list of n_stages-1 of them, finest first.
+
+    input_channels: of the image; num_classes: of the logits, with background; conv_op: torch.nn.Conv2d or Conv3d.
+    n_stages, features_per_stage, kernel_sizes, strides: one entry per plan stage, full resolution first, or one number
+    for all; strides[0] is 1.
+    d_state, d_conv, expand: of the mixer: state size, taps of the convolution, expansion of the width.
+    mixer: "mamba", or "none" for the no-Mamba twin.
+    deep_supervision: a list of logits, finest first; `network.decoder.deep_supervision` turns it on and off later.
+    Raises ValueError for keywords that contradict each other, and for a patch not divisible by the strides.
 
     Subclasses set `encoder` (image -> list of feature maps, finest first) and `decoder` (these -> logits).
     """
@@ -24,10 +48,25 @@ class PlannedNetwork(nn.Module):
     encoder: nn.Module
     decoder: nn.Module
 
-    def __init__(self, topology: Topology, input_channels: int):
+    def __init__(
+        self,
+        input_channels: int,
+        num_classes: int,
+        n_stages: int,
+        features_per_stage: int | Sequence[int],
+        conv_op: type[nn.Module],
+        kernel_sizes: int | Sequence[int | Sequence[int]],
+        strides: int | Sequence[int | Sequence[int]],
+        d_state: int = 16,
+        d_conv: int = 4,
+        expand: int = 2,
+        mixer: str = "mamba",
+        deep_supervision: bool = False,
+    ):
         super().__init__()
-        self.topology = topology
-        self.input_channels = input_channels
+        self.topology = topology(n_stages, features_per_stage, conv_op, kernel_sizes, strides)
+        self.mixer = Mixer(mixer, d_state, d_conv, expand)
+        self.input_channels, self.num_classes, self.supervised = input_channels, num_classes, deep_supervision
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """(b c *space) -> logits (b k *space) or a list of them. Raises ValueError for a size it cannot take."""
@@ -41,10 +80,12 @@ class PlannedNetwork(nn.Module):
         """Raises ValueError, with the sizes that would work, for a patch this network cannot take."""
         self.topology.check_patch(size)
 
-    def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> int:
-        """Feature-map elements of one sample with this patch size, for nnU-Net's planner."""
-        self.check_patch(input_size)
-        return feature_map_size(self, self.input_channels, input_size)
+    @classmethod
+    def keywords(cls) -> dict[str, inspect.Parameter]:
+        """Every keyword of the constructor by name: those of a plan, then the network's own"""
+        signatures = (inspect.signature(c.__init__) for c in (PlannedNetwork, cls))
+        found = {name: p for signature in signatures for name, p in signature.parameters.items()}
+        return {name: p for name, p in found.items() if name != "self" and p.kind is not p.VAR_KEYWORD}
 
     @classmethod
     def initialize(cls, module: nn.Module) -> None:

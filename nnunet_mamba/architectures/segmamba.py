@@ -18,71 +18,51 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
-from nnunet_mamba.architectures.planned import PlannedNetwork
-from nnunet_mamba.architectures.topology import (
-    Topology,
-    check_mixer,
-    per_stage,
-    topology,
-)
+from nnunet_mamba.architectures.planned import PlanKeywords, PlannedNetwork
+from nnunet_mamba.architectures.topology import Topology, per_stage
 from nnunet_mamba.blocks.convolutions import Space, pointwise
 from nnunet_mamba.blocks.decoder import ResidualDecoder
+from nnunet_mamba.blocks.feature_uncertainty import weigh_by_uncertainty
 from nnunet_mamba.blocks.gated_spatial_conv import GatedSpatialConv
-from nnunet_mamba.blocks.mamba import MambaLayer
+from nnunet_mamba.blocks.mixers import Mixer
 from nnunet_mamba.blocks.residual import ResidualBlock
-from nnunet_mamba.ops.oriented_scan.orders import ORDERS
 
 
 class SegMamba(PlannedNetwork):
     """SegMamba.
 
-    `input_channels`: of the image; `num_classes`: of the logits, with background; `conv_op`: torch.nn.Conv2d or Conv3d.
-    `n_stages`, `features_per_stage`, `kernel_sizes`, `strides`: one entry per plan stage, full resolution first, or one
-    number for all; strides[0] is 1.
-    `d_state`, `d_conv`, `expand`: of the Mamba layers: state size, taps of the convolution, expansion of the width.
-    `deep_supervision`: a list of logits, finest first; `network.decoder.deep_supervision` turns it on and off later.
+    Keywords of every network: see PlannedNetwork.
     `depths`: Mamba layers per stage, one number or one per stage after the first.
     `n_slices`: slices of the inter-slice scan per stage after the first, as released code fixes them; None: the size of
     the map's first axis, which always works.
     `gsc`: how the branches of the gated spatial convolution meet, "sum" as released or "product" as the paper draws it.
     `fue`: feature-level uncertainty estimation on the skips, named in the paper, absent from the released code.
     Product and fue are our reading of the paper, unverified: no code or weights exist to compare with.
-    `mixer`: "mamba", or "none" for the no-Mamba twin: the same network with its Mamba layers taken out, as the
+    The twin is the same network with its Mamba layers taken out, as the
     "No-Mamba Base" of nnU-Net Revisited (Isensee et al. 2024) is U-Mamba with its Mamba layers taken out.
-    Raises ValueError for keywords that contradict each other, and for a patch not divisible by the strides.
     """
 
     def __init__(
         self,
         input_channels: int,
         num_classes: int,
-        n_stages: int,
-        features_per_stage: int | Sequence[int],
-        conv_op: type[nn.Module],
-        kernel_sizes: int | Sequence[int | Sequence[int]],
-        strides: int | Sequence[int | Sequence[int]],
+        *,
         depths: int | Sequence[int] = 2,
-        d_state: int = 16,
-        d_conv: int = 4,
-        expand: int = 2,
         n_slices: Sequence[int] | None = None,
         gsc: str = "sum",
         fue: bool = False,
-        mixer: str = "mamba",
-        deep_supervision: bool = False,
+        **plan: Unpack[PlanKeywords],
     ):
-        super().__init__(topology(n_stages, features_per_stage, conv_op, kernel_sizes, strides), input_channels)
-        check_mixer(mixer)
-        count = n_stages - 1
+        super().__init__(input_channels, num_classes, **plan)  # type: ignore[arg-type]
+        count = self.topology.n_stages - 1
         options = Options(
-            depths=per_stage("depths", depths, count, least=0) if mixer == "mamba" else (0,) * count,
-            layers={"d_state": d_state, "d_conv": d_conv, "expand": expand},
+            depths=per_stage("depths", depths, count, least=0) if self.mixer else (0,) * count,
+            mixer=self.mixer,
             n_slices=(None,) * count if n_slices is None else per_stage("n_slices", n_slices, count),
             gsc=gsc,
             fue=fue,
@@ -95,7 +75,7 @@ class SegMamba(PlannedNetwork):
             self.topology.kernel_sizes,
             self.topology.strides,
             num_classes,
-            deep_supervision,
+            self.supervised,
         )
 
     def check_patch(self, size: Sequence[int]) -> None:
@@ -117,7 +97,7 @@ class Options:
     """What the plan does not say: per stage after the first, the Mamba layers and their slices; and two switches."""
 
     depths: tuple[int, ...]
-    layers: dict[str, Any]
+    mixer: Mixer
     n_slices: tuple[int | None, ...]
     gsc: str
     fue: bool
@@ -186,7 +166,7 @@ class Stage(nn.Module):
         self.gsc = GatedSpatialConv(space, channels, kernel, options.gsc)
         n_slices = options.n_slices[index]
         self.layers = nn.ModuleList(
-            MambaLayer(channels, ORDERS, **options.layers, n_slices=n_slices) for _ in range(options.depths[index])
+            options.mixer.layer(channels, n_slices=n_slices) for _ in range(options.depths[index])
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -195,16 +175,6 @@ class Stage(nn.Module):
         for layer in self.layers:
             x = layer(x)
         return x
-
-
-def weigh_by_uncertainty(x: Tensor) -> Tensor:
-    """Feature-level uncertainty estimation: x + x (1 - u) with u = -m log m and m = sigmoid(channel mean), per voxel.
-
-    After secondary descriptions of the paper's section 2.3, which disagree with each other; unverified.
-    """
-    mean = x.float().mean(1, keepdim=True)
-    uncertainty = -torch.sigmoid(mean) * F.logsigmoid(mean)
-    return x + x * (1 - uncertainty).to(x.dtype)
 
 
 class SideOutput(nn.Module):

@@ -12,18 +12,15 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
-from nnunet_mamba.architectures.planned import PlannedNetwork
+from nnunet_mamba.architectures.planned import PlanKeywords, PlannedNetwork
 from nnunet_mamba.architectures.segmamba import SideOutput
-from nnunet_mamba.architectures.topology import (
-    Topology,
-    check_mixer,
-    per_stage,
-    topology,
-)
+from nnunet_mamba.architectures.topology import Topology, per_stage
 from nnunet_mamba.blocks.convolutions import Space
 from nnunet_mamba.blocks.decoder import ResidualDecoder
-from nnunet_mamba.blocks.mamba import Mamba, normed_mamba, to_tokens, to_volume
+from nnunet_mamba.blocks.mamba import normed_mamba, to_tokens, to_volume
+from nnunet_mamba.blocks.mixers import Mixer
 from nnunet_mamba.blocks.residual import ResidualBlock
 
 REDUCTION = 8
@@ -32,50 +29,36 @@ REDUCTION = 8
 class SegMambaV2(PlannedNetwork):
     """SegMamba-V2.
 
-    `input_channels`: of the image; `num_classes`: of the logits, with background; `conv_op`: torch.nn.Conv2d or Conv3d.
-    `n_stages`, `features_per_stage`, `kernel_sizes`, `strides`: one entry per plan stage, full resolution first, or one
-    number for all; strides[0] is 1.
-    `d_state`, `d_conv`, `expand`: of the Mamba layers: state size, taps of the convolution, expansion of the width.
-    `deep_supervision`: a list of logits, finest first; `network.decoder.deep_supervision` turns it on and off later.
+    Keywords of every network: see PlannedNetwork.
     `depths`: convolution blocks and, in the deeper half, Mamba layers per stage after the first.
-    `mixer`: "mamba", or "none" for the no-Mamba twin, without its Mamba layers.
-    Raises ValueError for keywords that contradict each other, and for a patch not divisible by the strides.
+    The twin is without its Mamba layers.
     """
 
     def __init__(
         self,
         input_channels: int,
         num_classes: int,
-        n_stages: int,
-        features_per_stage: int | Sequence[int],
-        conv_op: type[nn.Module],
-        kernel_sizes: int | Sequence[int | Sequence[int]],
-        strides: int | Sequence[int | Sequence[int]],
+        *,
         depths: int | Sequence[int] = 2,
-        d_state: int = 16,
-        d_conv: int = 4,
-        expand: int = 2,
-        mixer: str = "mamba",
-        deep_supervision: bool = False,
+        **plan: Unpack[PlanKeywords],
     ):
-        super().__init__(topology(n_stages, features_per_stage, conv_op, kernel_sizes, strides), input_channels)
-        check_mixer(mixer)
-        layers = {"d_state": d_state, "d_conv": d_conv, "expand": expand} if mixer == "mamba" else None
-        self.encoder = Encoder(self.topology, input_channels, per_stage("depths", depths, n_stages - 1), layers)
+        super().__init__(input_channels, num_classes, **plan)  # type: ignore[arg-type]
+        blocks = per_stage("depths", depths, self.topology.n_stages - 1)
+        self.encoder = Encoder(self.topology, input_channels, blocks, self.mixer)
         self.decoder = ResidualDecoder(
             self.topology.space,
             self.topology.features,
             self.topology.kernel_sizes,
             self.topology.strides,
             num_classes,
-            deep_supervision,
+            self.supervised,
         )
 
 
 class Encoder(nn.Module):
     """Image -> one skip per plan stage, full resolution first."""
 
-    def __init__(self, plan: Topology, input_channels: int, depths: Sequence[int], layers: dict[str, int] | None):
+    def __init__(self, plan: Topology, input_channels: int, depths: Sequence[int], mixer: Mixer):
         super().__init__()
         space, features = plan.space, plan.features
         stages = range(1, plan.n_stages)
@@ -89,8 +72,8 @@ class Encoder(nn.Module):
         )
         deeper_half = 1 + len(stages) // 2
         self.scans = nn.ModuleList(
-            nn.Sequential(*(AxesMamba(widths[i], layers) for _ in range(depths[i - 1])))
-            if layers is not None and i >= deeper_half
+            nn.Sequential(*(AxesMamba(widths[i], mixer) for _ in range(depths[i - 1])))
+            if mixer and i >= deeper_half
             else nn.Identity()
             for i in stages
         )
@@ -140,10 +123,10 @@ class AxesMamba(nn.Module):
     """x plus one plain Mamba layer applied along every axis of the volume: as it is, and with the first axis swapped
     with each other one. The weights are the same for all."""
 
-    def __init__(self, channels: int, layers: dict[str, int]):
+    def __init__(self, channels: int, mixer: Mixer):
         super().__init__()
         self.norm = nn.LayerNorm(channels)
-        self.mamba = Mamba(channels, "f", **layers)
+        self.mamba = mixer.core(channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """(b c *space) -> (b c *space)"""

@@ -14,14 +14,14 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
-from nnunet_mamba.architectures.planned import PlannedNetwork
+from nnunet_mamba.architectures.planned import PlanKeywords, PlannedNetwork
 from nnunet_mamba.architectures.segmamba import SideOutput, Stem
-from nnunet_mamba.architectures.topology import Topology, check_mixer, topology
+from nnunet_mamba.architectures.topology import Topology
 from nnunet_mamba.blocks.convolutions import GroupNorm, Space, pointwise, same_conv
 from nnunet_mamba.blocks.interpolation import enlarge
-from nnunet_mamba.blocks.mamba import MambaLayer
-from nnunet_mamba.ops.oriented_scan.orders import ORDERS
+from nnunet_mamba.blocks.mixers import Mixer
 
 GROUPS = 8
 
@@ -31,16 +31,11 @@ SKIPS = ("sum", "concat")
 class SegResMamba(PlannedNetwork):
     """SegResMamba.
 
-    `input_channels`: of the image; `num_classes`: of the logits, with background; `conv_op`: torch.nn.Conv2d or Conv3d.
-    `n_stages`, `features_per_stage`, `kernel_sizes`, `strides`: one entry per plan stage, full resolution first, or one
-    number for all; strides[0] is 1.
-    `d_state`, `d_conv`, `expand`: of the Mamba layers: state size, taps of the convolution, expansion of the width.
-    `deep_supervision`: a list of logits, finest first; `network.decoder.deep_supervision` turns it on and off later.
+    Keywords of every network: see PlannedNetwork.
     The encoder's stage i has the width of plan stage i-1; the last plan width is not used.
     `skip`: "sum" as published, or "concat" (then a 1x1 convolution), to check the paper's claim for sums.
     `n_slices`: slices of the inter-slice scan, None: the first axis of the scanned map.
-    `mixer`: "mamba" as in the paper, or "none" for the no-Mamba twin, which is what the released code computes.
-    Raises ValueError for keywords that contradict each other, and for a patch not divisible by the strides.
+    The twin is what the released code computes.
     """
 
     negative_slope = 0.0
@@ -49,32 +44,22 @@ class SegResMamba(PlannedNetwork):
         self,
         input_channels: int,
         num_classes: int,
-        n_stages: int,
-        features_per_stage: int | Sequence[int],
-        conv_op: type[nn.Module],
-        kernel_sizes: int | Sequence[int | Sequence[int]],
-        strides: int | Sequence[int | Sequence[int]],
-        d_state: int = 16,
-        d_conv: int = 4,
-        expand: int = 2,
+        *,
         n_slices: int | None = None,
         skip: str = "sum",
-        mixer: str = "mamba",
-        deep_supervision: bool = False,
+        **plan: Unpack[PlanKeywords],
     ):
-        super().__init__(topology(n_stages, features_per_stage, conv_op, kernel_sizes, strides), input_channels)
-        check_mixer(mixer)
+        super().__init__(input_channels, num_classes, **plan)  # type: ignore[arg-type]
         if skip not in SKIPS:
             raise ValueError(f"skip={skip!r}; expected one of {', '.join(SKIPS)}")
-        layers = {"d_state": d_state, "d_conv": d_conv, "expand": expand, "n_slices": n_slices}
-        self.encoder = Encoder(self.topology, input_channels, layers if mixer == "mamba" else None)
-        self.decoder = Decoder(self.topology, num_classes, skip, deep_supervision)
+        self.encoder = Encoder(self.topology, input_channels, self.mixer, n_slices)
+        self.decoder = Decoder(self.topology, num_classes, skip, self.supervised)
 
 
 class Encoder(nn.Module):
     """Image -> side outputs of all stages after the full resolution, finest first."""
 
-    def __init__(self, plan: Topology, input_channels: int, layers: dict[str, int | None] | None):
+    def __init__(self, plan: Topology, input_channels: int, mixer: Mixer, n_slices: int | None):
         super().__init__()
         space, widths, kernels = plan.space, plan.features[:-1], plan.kernel_sizes[1:]
         stem = Stem(space, input_channels, widths[0], kernels[0], plan.strides[1])
@@ -82,7 +67,9 @@ class Encoder(nn.Module):
             Downsample(space, widths[i - 1], widths[i], kernels[i], plan.strides[i + 1]) for i in range(1, len(widths))
         ]
         self.downsample = nn.ModuleList([stem, *downs])
-        self.blocks = nn.ModuleList(ConvMamba(space, w, k, layers) for w, k in zip(widths, kernels, strict=True))
+        self.blocks = nn.ModuleList(
+            ConvMamba(space, w, k, mixer, n_slices) for w, k in zip(widths, kernels, strict=True)
+        )
         self.stages = nn.ModuleList(same_conv(space, w, w, k) for w, k in zip(widths, kernels, strict=True))
         self.side_outputs = nn.ModuleList(SideOutput(space, w) for w in widths)
 
@@ -115,7 +102,7 @@ class ConvMamba(nn.Module):
     Axes that the plan does not convolve (kernel 1) are not halved.
     """
 
-    def __init__(self, space: Space, channels: int, kernel: Sequence[int], layers: dict[str, int | None] | None):
+    def __init__(self, space: Space, channels: int, kernel: Sequence[int], mixer: Mixer, n_slices: int | None = None):
         super().__init__()
         stride = tuple(2 if k > 1 else 1 for k in kernel)
         large = tuple(5 if k > 1 else 1 for k in kernel)
@@ -125,7 +112,7 @@ class ConvMamba(nn.Module):
         self.proj4 = same_conv(space, channels, channels, kernel)
         self.proj5 = space.transposed(channels, channels, large, stride, padding, restored)
         self.norm = space.norm(channels)  # holds no parameters, so one serves all four places
-        self.mamba_layer = _mamba_layer(channels, layers)
+        self.mamba_layer = mixer.layer(channels, n_slices=n_slices, residual=False) if mixer else None
 
     def forward(self, x: Tensor) -> Tensor:
         """(b c *space) -> (b c *space)"""
@@ -148,12 +135,6 @@ class ConvMamba(nn.Module):
         for axis, s in enumerate(size, 2):
             y = y.narrow(axis, 0, s)
         return y
-
-
-def _mamba_layer(channels: int, layers: dict[str, int | None] | None) -> nn.Module | None:
-    if layers is None:
-        return None
-    return MambaLayer(channels, ORDERS, residual=False, **layers)  # type: ignore[arg-type]
 
 
 class Decoder(nn.Module):

@@ -70,15 +70,6 @@ def topology(
     return Topology(space, features, kernels, steps)
 
 
-MIXERS = ("mamba", "none")
-
-
-def check_mixer(mixer: str) -> None:
-    """Raises ValueError for anything but "mamba" and "none"."""
-    if mixer not in MIXERS:
-        raise ValueError(f"mixer={mixer!r}; expected one of {', '.join(MIXERS)}")
-
-
 def per_stage(name: str, numbers: int | Sequence[int], count: int, least: int = 1) -> tuple[int, ...]:
     """One number per stage, from one for all or from a list. Raises ValueError naming the keyword."""
     result = (numbers,) * count if isinstance(numbers, int) else tuple(numbers)

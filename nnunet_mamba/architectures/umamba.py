@@ -16,65 +16,53 @@ import torch
 import torch.nn.functional as F
 from dynamic_network_architectures.building_blocks.residual import BasicBlockD
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
-from nnunet_mamba.architectures.planned import PlannedNetwork
-from nnunet_mamba.architectures.topology import Topology, check_mixer, per_stage, topology
+from nnunet_mamba.architectures.planned import PlanKeywords, PlannedNetwork
+from nnunet_mamba.architectures.topology import Topology, per_stage
 from nnunet_mamba.blocks.convolutions import AFFINE_NORM, LEAKY_RELU, Space, pointwise
-from nnunet_mamba.blocks.mamba import Mamba, MambaLayer, normed_mamba
+from nnunet_mamba.blocks.mamba import normed_mamba
+from nnunet_mamba.blocks.mixers import Mixer
 
 
 class UMamba(PlannedNetwork):
     """Both variants, see UMambaEnc and UMambaBot.
 
-    `input_channels`: of the image; `num_classes`: of the logits, with background; `conv_op`: torch.nn.Conv2d or Conv3d.
-    `n_stages`, `features_per_stage`, `kernel_sizes`, `strides`: one entry per plan stage, full resolution first, or one
-    number for all; strides[0] is 1.
-    `d_state`, `d_conv`, `expand`: of the Mamba layers: state size, taps of the convolution, expansion of the width.
-    `deep_supervision`: a list of logits, finest first; `network.decoder.deep_supervision` turns it on and off later.
+    Keywords of every network: see PlannedNetwork.
     `n_conv_per_stage`, `n_conv_per_stage_decoder`: residual blocks per stage; the deeper half has one, as released.
     `patch_size`: given, stages with no more voxels than channels scan over channels instead of voxels, as released;
     their weights then fit this patch only, and any other raises ValueError. None: all stages scan over voxels.
-    `mixer`: "mamba", or "none" for the no-Mamba twin, the "No-Mamba Base" of nnU-Net Revisited (Isensee et al. 2024).
-    Raises ValueError for keywords that contradict each other, and for a patch not divisible by the strides.
+    The twin is the "No-Mamba Base" of nnU-Net Revisited (Isensee et al. 2024).
     """
 
     def __init__(
         self,
         input_channels: int,
         num_classes: int,
-        n_stages: int,
-        features_per_stage: int | Sequence[int],
-        conv_op: type[nn.Module],
-        kernel_sizes: int | Sequence[int | Sequence[int]],
-        strides: int | Sequence[int | Sequence[int]],
+        *,
         n_conv_per_stage: int | Sequence[int] = 2,
         n_conv_per_stage_decoder: int | Sequence[int] = 2,
-        d_state: int = 16,
-        d_conv: int = 4,
-        expand: int = 2,
         patch_size: Sequence[int] | None = None,
-        mixer: str = "mamba",
-        deep_supervision: bool = False,
+        **plan: Unpack[PlanKeywords],
     ):
-        super().__init__(topology(n_stages, features_per_stage, conv_op, kernel_sizes, strides), input_channels)
-        check_mixer(mixer)
+        super().__init__(input_channels, num_classes, **plan)  # type: ignore[arg-type]
         if patch_size is not None:
             self.topology.check_patch(patch_size)
+        n_stages = self.topology.n_stages
         half = math.ceil(n_stages / 2)
         blocks = _halved(n_conv_per_stage, n_stages, half, "n_conv_per_stage")
         half_decoder = math.ceil((n_stages - 1) / 2 + 0.5)
         decoder_blocks = _halved(n_conv_per_stage_decoder, n_stages - 1, half_decoder, "n_conv_per_stage_decoder")
-        layers = {"d_state": d_state, "d_conv": d_conv, "expand": expand}
-        where = self._mamba_stages() if mixer == "mamba" else ()
-        self.encoder = Encoder(self.topology, input_channels, blocks, where, patch_size, layers)
-        self._add_bottleneck(mixer, layers)
-        self.decoder = Decoder(self.encoder, self.topology, num_classes, decoder_blocks, deep_supervision)
+        where = self._mamba_stages() if self.mixer else ()
+        self.encoder = Encoder(self.topology, input_channels, blocks, where, patch_size, self.mixer)
+        self._add_bottleneck()
+        self.decoder = Decoder(self.encoder, self.topology, num_classes, decoder_blocks, self.supervised)
 
     def _mamba_stages(self) -> tuple[int, ...]:
         """Encoder stages followed by a Mamba layer."""
         raise NotImplementedError
 
-    def _add_bottleneck(self, mixer: str, layers: dict[str, int]) -> None:
+    def _add_bottleneck(self) -> None:
         """What comes between encoder and decoder."""
 
     def _bottleneck(self, x: Tensor) -> Tensor:
@@ -104,9 +92,9 @@ class UMambaBot(UMamba):
     def _mamba_stages(self) -> tuple[int, ...]:
         return ()
 
-    def _add_bottleneck(self, mixer: str, layers: dict[str, int]) -> None:
+    def _add_bottleneck(self) -> None:
         width = self.topology.features[-1]
-        self.mamba_layer = MambaLayer(width, "f", **layers, residual=False) if mixer == "mamba" else nn.Identity()
+        self.mamba_layer = self.mixer.layer(width, "f", residual=False)
 
     def _bottleneck(self, x: Tensor) -> Tensor:
         return self.mamba_layer(x)
@@ -122,7 +110,7 @@ class Encoder(nn.Module):
         blocks: Sequence[int],
         mamba_stages: Sequence[int],
         patch_size: Sequence[int] | None,
-        layers: dict[str, int],
+        mixer: Mixer,
     ):
         super().__init__()
         space, features, kernels = plan.space, plan.features, plan.kernel_sizes
@@ -133,7 +121,7 @@ class Encoder(nn.Module):
             _stage(space, widths[s], features[s], kernels[s], plan.strides[s], blocks[s]) for s in range(plan.n_stages)
         )
         self.mamba_layers = nn.ModuleList(
-            _mamba_layer(plan, s, patch_size, layers) if s in mamba_stages else nn.Identity()
+            _mamba_layer(plan, s, patch_size, mixer) if s in mamba_stages else nn.Identity()
             for s in range(plan.n_stages)
         )
 
@@ -147,24 +135,24 @@ class Encoder(nn.Module):
         return skips
 
 
-def _mamba_layer(plan: Topology, stage: int, patch_size: Sequence[int] | None, layers: dict[str, int]) -> nn.Module:
+def _mamba_layer(plan: Topology, stage: int, patch_size: Sequence[int] | None, mixer: Mixer) -> nn.Module:
     width = plan.features[stage]
     if patch_size is not None:
         total = [math.prod(s[axis] for s in plan.strides[: stage + 1]) for axis in range(plan.space.dim)]
         size = tuple(p // t for p, t in zip(patch_size, total, strict=True))
         if math.prod(size) <= width:
-            return ChannelTokens(width, size, tuple(patch_size), layers)
-    return MambaLayer(width, "f", **layers, residual=False)
+            return ChannelTokens(width, size, tuple(patch_size), mixer)
+    return mixer.layer(width, "f", residual=False)
 
 
 class ChannelTokens(nn.Module):
     """Mamba over the sequence of channels, each token a whole feature map: its weights fit one patch size only."""
 
-    def __init__(self, channels: int, size: tuple[int, ...], patch: tuple[int, ...], layers: dict[str, int]):
+    def __init__(self, channels: int, size: tuple[int, ...], patch: tuple[int, ...], mixer: Mixer):
         super().__init__()
         voxels = math.prod(size)
         self.norm = nn.LayerNorm(voxels)
-        self.mamba = Mamba(voxels, "f", **layers)
+        self.mamba = mixer.core(voxels)
         self.size, self.patch = size, patch
 
     def forward(self, x: Tensor) -> Tensor:

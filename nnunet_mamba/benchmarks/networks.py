@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nnunet_mamba.benchmarks.measure import measure
-from nnunet_mamba.blocks.mamba import Mamba
+from nnunet_mamba.blocks.mixers import has_mixer
 from nnunet_mamba.names.architecture_entry import architecture_for
 from nnunet_mamba.names.networks import Network, with_twins
 from nnunet_mamba.ops.backends import ENVIRONMENT_VARIABLE
@@ -140,7 +140,7 @@ def _measure(
     autocast = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
     measured: list[float | int | None] = [None] * 4
     try:
-        error = _error(network, work, device) if any(isinstance(m, Mamba) for m in network.modules()) else 0.0
+        error = _error(network, work, device) if has_mixer(network) else 0.0
         if not error <= TOLERANCE:
             note = f"wrong: error {error:.1e} against the reference scan, allowed {TOLERANCE:g}"
             return NetworkRow(name, parameters, None, None, None, None, note)

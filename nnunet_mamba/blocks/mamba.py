@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from nnunet_mamba.ops import oriented_scan
 from nnunet_mamba.ops.oriented_scan.orders import ORDERS
+from nnunet_mamba.ops.oriented_weights import Weights
 
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4
 SUFFIX = {"f": "", "b": "_b", "s": "_s"}
@@ -34,6 +35,19 @@ class Mamba(nn.Module):
         self.out_proj = nn.Linear(self.inner, channels, bias=False)
         for order in orders:
             self._add_order(SUFFIX[order], rank, d_state, d_conv)
+        self._mark()
+
+    def _mark(self) -> None:
+        """What weight decay would pull to a meaningless zero carries mamba-ssm's own mark"""
+        for suffix in map(SUFFIX.__getitem__, self.orders):
+            step = getattr(self, f"dt_proj{suffix}").bias
+            for parameter in (getattr(self, f"A{suffix}_log"), getattr(self, f"D{suffix}"), step):
+                parameter._no_weight_decay = True
+
+    def __setstate__(self, state: dict) -> None:
+        """A copy's parameters are new, without their attributes"""
+        super().__setstate__(state)
+        self._mark()
 
     def _add_order(self, suffix: str, rank: int, d_state: int, d_conv: int) -> None:
         inner = self.inner
@@ -53,30 +67,27 @@ class Mamba(nn.Module):
         """(b l c) -> (b l c); `n_slices`: slices of the inter-slice order, must divide l"""
         xz = F.linear(tokens, self.in_proj.weight.to(tokens.dtype))
         x, z = xz.chunk(2, dim=-1)
-        y = oriented_scan(x, z, *self._scan_weights(), orders=self.orders, n_slices=n_slices)
+        y = oriented_scan(x, z, *self._weights(), orders=self.orders, n_slices=n_slices)
         return F.linear(y, self.out_proj.weight.to(y.dtype))
 
-    def _scan_weights(self) -> list[Tensor]:
-        """conv (o e w), conv bias, x_proj, dt_proj, dt bias, A, D, stacked over the orders"""
+    def _weights(self) -> Weights:
+        """Of all orders, stacked"""
         per_order = [self._order_weights(SUFFIX[order]) for order in self.orders]
-        return [torch.stack(weights) for weights in zip(*per_order, strict=True)]
+        return Weights(*(torch.stack(weights) for weights in zip(*per_order, strict=True)))
 
-    def _order_weights(self, suffix: str) -> tuple[Tensor, ...]:
+    def _order_weights(self, suffix: str) -> Weights:
         conv1d, x_proj, dt_proj = (getattr(self, f"{name}{suffix}") for name in ("conv1d", "x_proj", "dt_proj"))
         A = -torch.exp(getattr(self, f"A{suffix}_log"))
         D = getattr(self, f"D{suffix}")
-        return conv1d.weight[:, 0], conv1d.bias, x_proj.weight, dt_proj.weight, dt_proj.bias, A, D
-
-    def feature_map_size(self, n_tokens: int) -> int:
-        """Elements kept for the gradient per sample: both halves of in_proj, the scan's result, the output."""
-        return n_tokens * (3 * self.inner + self.channels)
+        return Weights(conv1d.weight[:, 0], conv1d.bias, x_proj.weight, dt_proj.weight, dt_proj.bias, A, D)
 
 
 class MambaLayer(nn.Module):
     """x + Mamba(LayerNorm(x)) on a volume; `residual=False` leaves the sum out.
 
     The inter-slice order cuts the volume along its first axis, whatever its size (nnU-Net puts the axis of lowest
-    resolution there), unless `n_slices` fixes the number, as released code does.
+    resolution there), unless `n_slices` fixes the number, as released code does. mamba: another mixer than `Mamba` with
+    these settings.
     """
 
     def __init__(
@@ -88,10 +99,11 @@ class MambaLayer(nn.Module):
         expand: int = 2,
         n_slices: int | None = None,
         residual: bool = True,
+        mamba: nn.Module | None = None,
     ):
         super().__init__()
         self.norm = nn.LayerNorm(channels)
-        self.mamba = Mamba(channels, orders, d_state, d_conv, expand)
+        self.mamba = Mamba(channels, orders, d_state, d_conv, expand) if mamba is None else mamba
         self.n_slices = n_slices
         self.residual = residual
 
@@ -114,7 +126,7 @@ def to_volume(tokens: Tensor, space: Sequence[int]) -> Tensor:
     return tokens.transpose(1, 2).unflatten(2, tuple(space))
 
 
-def normed_mamba(norm: nn.Module, mamba: Mamba, tokens: Tensor, n_slices: int = 1) -> Tensor:
+def normed_mamba(norm: nn.Module, mamba: nn.Module, tokens: Tensor, n_slices: int = 1) -> Tensor:
     """Mamba(LayerNorm(tokens)) in a precision that holds; call it with autocast off.
 
     fp16 tokens are computed in float32, where the gated sum cannot overflow; bfloat16 has the range and keeps its

@@ -6,19 +6,16 @@ linear maps decay as nnU-Net's optimiser says.
 
 from __future__ import annotations
 
-import re
-
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 
 NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
-SCAN_PARAMETER = re.compile(r"(^|\.)(A(_[a-z])?_log|D(_[a-z])?|dt_proj(_[a-z])?\.bias)$")
 
 
 def undecayed(network: nn.Module) -> set[nn.Parameter]:
     """Parameters that shall keep their size."""
-    kept = {p for name, p in network.named_parameters() if SCAN_PARAMETER.search(name)}
+    kept = {p for p in network.parameters() if getattr(p, "_no_weight_decay", False)}
     return kept.union(p for module in network.modules() if isinstance(module, NORMS) for p in module.parameters(False))
 
 

@@ -11,11 +11,13 @@ from torch import nn
 
 from nnunet_mamba.architectures.lightmunet import LightMUNet
 from nnunet_mamba.architectures.mamba_encoder import MambaEncoder, stage_kinds
-from nnunet_mamba.architectures.segmamba import SegMamba, weigh_by_uncertainty
+from nnunet_mamba.architectures.segmamba import SegMamba
 from nnunet_mamba.architectures.segmamba_v2 import AxesMamba, SegMambaV2
 from nnunet_mamba.architectures.umamba import ChannelTokens, UMambaBot, UMambaEnc
 from nnunet_mamba.blocks.convolutions import GroupNorm, InstanceNorm3d
+from nnunet_mamba.blocks.feature_uncertainty import weigh_by_uncertainty
 from nnunet_mamba.blocks.mamba import Mamba, MambaLayer
+from nnunet_mamba.blocks.mixers import Mixer
 from nnunet_mamba.names import networks
 from tests.ops.cases import relative_error
 
@@ -89,7 +91,7 @@ def test_mamba_encoder_scan_is_an_option(scan: str, orders: str) -> None:
 
 def test_segmamba_v2_scans_along_every_axis_with_the_same_weights() -> None:
     """Permuting the last two axes leaves the first scan's token order changed only where it should."""
-    layer = AxesMamba(4, {"d_state": 4, "d_conv": 4, "expand": 2}).double()
+    layer = AxesMamba(4, Mixer("mamba", d_state=4)).double()
     plain = MambaLayer(4, "f", d_state=4, residual=False).double()
     plain.load_state_dict(layer.state_dict())
     x = torch.randn(1, 4, 2, 3, 5).double()

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
+from nnunet_mamba.architectures.planned import PlannedNetwork
 from nnunet_mamba.architectures.segmamba import SegMamba
 from nnunet_mamba.architectures.segresmamba import ConvMamba, SegResMamba
 from nnunet_mamba.blocks.convolutions import SPACE_2D, SPACE_3D
+from nnunet_mamba.blocks.mixers import Mixer
+from nnunet_mamba.memory.training_step import step_memory
+from nnunet_mamba.planning.estimate import nnunet_loss
 
 SIZES = {"n_stages": 5, "features_per_stage": [48, 96, 192, 384, 384], "kernel_sizes": 3, "strides": [1, 2, 2, 2, 2]}
 
@@ -17,22 +23,26 @@ def _parameters(network: nn.Module) -> int:
     return sum(p.numel() for p in network.parameters())
 
 
+def _peak(network: type[PlannedNetwork], **keywords: Any) -> int:
+    """Bytes of a training step at 128^3, traced at 32^3"""
+    memory = step_memory(
+        lambda: network(4, 3, conv_op=nn.Conv3d, deep_supervision=True, **keywords), nnunet_loss(4), 4, (32, 32, 32)
+    )
+    return memory.peak(2, (128, 128, 128))
+
+
 def test_summed_skips_are_smaller_than_concatenated_ones() -> None:
     """Claim 1: skip summation saves parameters and memory. By how much, for the published size."""
     added = SegResMamba(4, 3, conv_op=nn.Conv3d, **SIZES)
     joined = SegResMamba(4, 3, conv_op=nn.Conv3d, skip="concat", **SIZES)
     # one 1x1 convolution from 2w to w per decoder level
     assert _parameters(joined) - _parameters(added) == sum(2 * w * w for w in (48, 96, 192))
-    patch = (128, 128, 128)
-    assert added.compute_conv_feature_map_size(patch) < joined.compute_conv_feature_map_size(patch)
+    assert _peak(SegResMamba, **SIZES) < _peak(SegResMamba, skip="concat", **SIZES)
 
 
 def test_needs_less_memory_than_segmamba() -> None:
-    """Claim 2: feature-map elements at the published sizes, a proxy for memory, less than half of SegMamba's."""
-    ours = SegResMamba(4, 3, conv_op=nn.Conv3d, **SIZES)
-    other = SegMamba(4, 3, conv_op=nn.Conv3d, **{**SIZES, "features_per_stage": [48, 96, 192, 384, 768]})
-    patch = (128, 128, 128)
-    assert 2 * ours.compute_conv_feature_map_size(patch) < other.compute_conv_feature_map_size(patch)
+    """Claim 2: the estimate of a training step at the published sizes, less than half of SegMamba's."""
+    assert 2 * _peak(SegResMamba, **SIZES) < _peak(SegMamba, **{**SIZES, "features_per_stage": [48, 96, 192, 384, 768]})
 
 
 @pytest.mark.slow
@@ -60,9 +70,8 @@ def test_overfits_one_volume() -> None:
 
 @pytest.mark.parametrize(("space", "size"), [(SPACE_3D, (5, 1, 8)), (SPACE_3D, (1, 1, 1)), (SPACE_2D, (7, 6))], ids=str)
 def test_blocks_return_every_size(space, size: tuple[int, ...]) -> None:
-    layers = {"d_state": 4, "d_conv": 4, "expand": 2, "n_slices": None}
     for kernel in ((3,) * space.dim, (1,) + (3,) * (space.dim - 1)):
-        block = ConvMamba(space, 4, kernel, layers)
+        block = ConvMamba(space, 4, kernel, Mixer("mamba", d_state=4))
         assert block(torch.randn(2, 4, *size)).shape == (2, 4, *size)
 
 
@@ -105,7 +114,7 @@ def test_of_a_map_that_came_back_too_long_the_first_plane_goes() -> None:
                 + 0 * y.new_zeros(1, 2, 1, 1)
             )
 
-    block = ConvMamba(SPACE_2D, 2, (3, 3), None)
+    block = ConvMamba(SPACE_2D, 2, (3, 3), Mixer("none"))
     block.proj5, block.norm = Planes(), nn.Identity()  # type: ignore[assignment]
     x = torch.zeros(1, 2, 5, 4)
     assert torch.equal(block(x)[0, 0], torch.arange(2.0, 7.0)[:, None] + 100 * torch.arange(1.0, 5.0))

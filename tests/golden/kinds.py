@@ -13,6 +13,7 @@ from nnunet_mamba.architectures.segresmamba import ConvMamba
 from nnunet_mamba.blocks.convolutions import SPACE_3D
 from nnunet_mamba.blocks.gated_spatial_conv import GatedSpatialConv
 from nnunet_mamba.blocks.mamba import Mamba, MambaLayer
+from nnunet_mamba.blocks.mixers import Mixer
 from nnunet_mamba.blocks.residual import ResidualBlock, UpBlock
 
 KERNEL, STRIDE = (3, 3, 3), (2, 2, 2)
@@ -64,8 +65,7 @@ def _up_block(config: dict[str, Any]) -> nn.Module:
 
 def _conv_mamba(config: dict[str, Any]) -> nn.Module:
     fixed = config["nslices"] if isinstance(config["nslices"], int) else None
-    layers = {"d_state": 16, "d_conv": 4, "expand": 2, "n_slices": fixed} if config["mamba"] else None
-    return ConvMamba(SPACE_3D, config["channels"], KERNEL, layers)
+    return ConvMamba(SPACE_3D, config["channels"], KERNEL, Mixer("mamba" if config["mamba"] else "none"), fixed)
 
 
 def _network(kind: str) -> Build:
