@@ -23,6 +23,7 @@ METRICS = ("Dice", "IoU", "HD95", "HD95area", "HD", "ASSD", "NSD1", "clDice", "L
 DEFAULT_METRICS = ("Dice", "IoU", "HD95", "ASSD", "NSD1")
 MOST_SHOWN = 20
 MOST_NAMED = 3
+UNFINISHED = "evaluation.unfinished"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,6 +65,7 @@ def run(options: argparse.Namespace) -> int:
     check_quickly(options)
     _check_folders(options)
     from nnunet_mamba.evaluation.evaluate import as_markdown, evaluate, question, report
+    from nnunet_mamba.evaluation.kept import Kept, key_of
     from nnunet_mamba.evaluation.output import keep_other_results, writable_folder, write_csv
     from nnunet_mamba.whole_files import write_json
 
@@ -78,7 +80,11 @@ def run(options: argparse.Namespace) -> int:
             "instance. A mean without them would be of easier or other cases; to have it all the same: --allow_missing"
         )
     folder = writable_folder(options.o or options.pred, "evaluation.json", "evaluation.csv")
-    result = evaluate(pairs, asked, options.np)
+    unfinished = Kept(folder / UNFINISHED, {case: key_of(pair, asked) for case, pair in pairs.pairs.items()})
+    known = unfinished.read()
+    if known:
+        print(f"{len(known)} of {len(pairs.pairs)} cases were scored before an earlier evaluation was ended")
+    result = evaluate(pairs, asked, options.np, known, unfinished.add)
     if result.table.empty:
         _tell_not_scored(result.not_scored)
         raise ValueError(f"none of {len(pairs.pairs)} pairs could be scored; nothing is written")
@@ -86,6 +92,7 @@ def run(options: argparse.Namespace) -> int:
     kept = keep_other_results(folder, content)
     write_json(folder / "evaluation.json", content, indent=2, allow_nan=False)
     write_csv(folder / "evaluation.csv", result.table)
+    unfinished.remove()
     print(as_markdown(result.table, asked))  # after writing: whoever reads it may have gone
     for line in (*_first([n for notes in result.notes.values() for n in notes]), *kept):
         print(line)

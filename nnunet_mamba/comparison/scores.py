@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from nnunet_mamba import evaluation
 from nnunet_mamba.comparison.candidates import Candidate
 from nnunet_mamba.evaluation.evaluate import EMPTY, INDEX, Evaluation, Pairs, Question, evaluate
-from nnunet_mamba.version import __version__
+from nnunet_mamba.evaluation.kept import key_of
 from nnunet_mamba.whole_files import read_object, write_json
 
 ALL_MASKS = "all masks"
 """Row beside the masks: the mean over them, case by case."""
 SOME = "some"
 """In that row: of some masks one or both are empty."""
-COMPUTED_BY = ("monai", "numpy", "scipy", "scikit-image", "surface-distance-based-measures", "torch")
 
 
 def scores_of(
@@ -30,7 +24,7 @@ def scores_of(
 ) -> Evaluation:
     """Scores of all cases, those in `kept` as they are if nothing that they depend on has changed."""
     pairs = {case: (references[case], candidate.predictions[case]) for case in cases}
-    keys = {case: _key(pair, asked) for case, pair in pairs.items()}
+    keys = {case: key_of(pair, asked) for case, pair in pairs.items()}
     file = kept / f"{candidate.name}.json"
     known = _read(file, keys)
     rest = {case: pair for case, pair in pairs.items() if case not in known}
@@ -59,37 +53,6 @@ def _read(file: Path, keys: Mapping[str, str]) -> dict[str, dict[str, Any]]:
         return {case: kept for case, kept in read_object(file).items() if kept["key"] == keys.get(case)}
     except (ValueError, KeyError, TypeError):
         return {}  # none, or of another version: they are computed
-
-
-def _key(pair: tuple[Path, Path], asked: Question) -> str:
-    """Changes with the question, with either file, and with what computes the scores"""
-    files = [[str(p), *_state(p)] for p in pair]
-    known = None if asked.known is None else sorted(asked.known)
-    how = [list(asked.masks.items()), asked.metrics, asked.rule.both, asked.rule.one, asked.ignore, known,
-           asked.unknown_is_background]  # fmt: skip
-    return hashlib.sha256(json.dumps([files, how, code_version()]).encode()).hexdigest()
-
-
-def _state(path: Path) -> tuple[int, int]:
-    try:
-        return path.stat().st_size, path.stat().st_mtime_ns
-    except OSError:  # a link to nowhere, which is told when it is read
-        return 0, 0
-
-
-@cache
-def code_version() -> str:
-    """Of everything a score depends on: this package, its evaluation's own text, and the libraries it calls"""
-    sources = sorted(Path(evaluation.__path__[0]).glob("*.py"))
-    text = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
-    return " ".join([__version__, text, *(f"{name} {_installed(name)}" for name in COMPUTED_BY)])
-
-
-def _installed(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "not installed"
 
 
 def mean_name(masks: Sequence[str]) -> str:

@@ -21,14 +21,21 @@ ENDED = "the process that worked on it was ended from outside, as systems do whe
 
 
 def of_each_case(
-    function: Callable[[Item], Result], items: Mapping[str, Item], jobs: int, what: str = "cases"
+    function: Callable[[Item], Result],
+    items: Mapping[str, Item],
+    jobs: int,
+    what: str = "cases",
+    keep: Callable[[str, Result], object] = lambda name, result: None,
 ) -> tuple[dict[str, Result], dict[str, str]]:
-    """Case -> result, and case -> why there is none. The same for any number of jobs."""
+    """Case -> result, and case -> why there is none. The same for any number of jobs. keep: called with every result
+    as soon as it is there."""
     done: dict[str, tuple[Result | None, str | None]] = {}
     attempt: Any = partial(_attempt, function)
     with tqdm(total=len(items), desc=what) as progress:
         for name, outcome in _outcomes(attempt, items, min(jobs, len(items))):
             done[name] = outcome
+            if outcome[1] is None:
+                keep(name, outcome[0])
             progress.update()
     results: dict[str, Any] = {name: done[name][0] for name in items if done[name][1] is None}
     return results, {name: str(done[name][1]) for name in items if done[name][1] is not None}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -110,10 +110,21 @@ def evaluate_case(asked: Question, item: tuple[str, tuple[Path, Path]]) -> CaseS
     return CaseScores(rows, notes, {str(path): found for path in paths if (found := contradictions(path))})
 
 
-def evaluate(pairs: Pairs, asked: Question, jobs: int = 1) -> Evaluation:
-    """The same for any number of jobs. A pair that cannot be scored has its reason, and the others their scores."""
-    items = {case: (case, pairs.pairs[case]) for case in sorted(pairs.pairs)}
-    done, not_scored = of_each_case(partial(evaluate_case, asked), items, jobs)
+def evaluate(
+    pairs: Pairs,
+    asked: Question,
+    jobs: int = 1,
+    known: Mapping[str, CaseScores] | None = None,
+    keep: Callable[[str, CaseScores], object] = lambda case, scores: None,
+) -> Evaluation:
+    """The same for any number of jobs. A pair that cannot be scored has its reason, and the others their scores.
+
+    known: cases that need not be scored again; keep: called with every other one's scores as soon as they are there.
+    """
+    known = known or {}
+    items = {case: (case, pairs.pairs[case]) for case in sorted(pairs.pairs) if case not in known}
+    scored, not_scored = of_each_case(partial(evaluate_case, asked), items, jobs, keep=keep)
+    done = dict(sorted({**known, **scored}.items()))
     rows = [row for scores in done.values() for row in scores.rows]
     table = pd.DataFrame(rows, columns=[*INDEX, *asked.metrics, EMPTY]).set_index(INDEX)
     return Evaluation(

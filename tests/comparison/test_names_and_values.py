@@ -27,6 +27,7 @@ from nnunet_mamba.comparison.compare import _labels, _shown_cases
 from nnunet_mamba.comparison.report import Report, Section, write_markdown
 from nnunet_mamba.comparison.tables import Table
 from nnunet_mamba.comparison.viewer import ViewedCase, encode
+from nnunet_mamba.evaluation import kept
 from nnunet_mamba.evaluation.empty_masks import EmptyRule
 from nnunet_mamba.evaluation.evaluate import EMPTY, INDEX, Question
 
@@ -299,7 +300,7 @@ def test_scores_of_other_code_are_computed_again(space: Path, monkeypatch: pytes
     _write(space / "second" / "c1.nii.gz", _labels_of(1))
     assert scored().loc[("c1", "a"), "Dice"] != first.loc[("c1", "a"), "Dice"]
     assert asked[1:] == [["c1"]], "only what has changed"
-    monkeypatch.setattr(scoring, "code_version", lambda: "another")
+    monkeypatch.setattr(kept, "code_version", lambda: "another")
     scored()
     assert asked[2:] == [["c0", "c1"]]
     for other in ({"known": frozenset({0, 1, 2})}, {"unknown_is_background": True}, {"rule": EmptyRule(one="nan")},
@@ -315,7 +316,7 @@ def test_scores_of_other_code_are_computed_again(space: Path, monkeypatch: pytes
 
 
 def test_the_code_is_part_of_its_version() -> None:
-    version = scoring.code_version()
+    version = kept.code_version()
     assert re.search(r"\b[0-9a-f]{64}\b", version)
     assert all(name in version for name in ("monai", "scipy", "scikit-image"))
 

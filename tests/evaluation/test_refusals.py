@@ -9,6 +9,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ import pytest
 import SimpleITK as sitk
 
 from nnunet_mamba.cli.main import main
+from nnunet_mamba.evaluation import evaluate as scoring
 from nnunet_mamba.evaluation.description import describe, masks_of
 from nnunet_mamba.evaluation.each_case import of_each_case
 from nnunet_mamba.evaluation.intact import check_intact
@@ -62,6 +64,50 @@ def _run(folders: Path, *more: str) -> int:
 
 def _result(folders: Path) -> dict[str, Any]:
     return json.loads((folders / "pred" / "evaluation.json").read_text())
+
+
+# --- an evaluation that is ended
+
+KILLED = """
+import os, signal, sys
+from nnunet_mamba.cli.main import main
+from nnunet_mamba.evaluation import evaluate
+
+score = evaluate.evaluate_case
+def killed(asked, item):
+    if item[0] == "c2":
+        os.kill(os.getpid(), getattr(signal, sys.argv[1]))
+    return score(asked, item)
+
+evaluate.evaluate_case = killed
+main(sys.argv[2:])
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no SIGKILL")
+@pytest.mark.parametrize("how", ["SIGKILL", "SIGTERM", "SIGINT"])
+def test_what_was_scored_before_the_end_is_not_scored_again(
+    folders: Path, how: str, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    assert _run(folders) == 0
+    expected = _result(folders)
+    for name in ("evaluation.json", "evaluation.csv"):
+        (folders / "pred" / name).unlink()
+    command = ["evaluate", "-ref", str(folders / "ref"), "-pred", str(folders / "pred"), "-metrics", "Dice"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p or "." for p in sys.path)}
+    subprocess.run([sys.executable, "-c", KILLED, how, *command], env=environment, check=False, capture_output=True)
+    assert not (folders / "pred" / "evaluation.json").exists()
+    with (folders / "pred" / "evaluation.unfinished").open("a") as file:
+        file.write('\n{"case": "c2", "key')  # as if the end had come while it was written
+    _write(folders / "pred" / "c1.nii.gz", _labels(1))  # newer than its scores
+    scored, score = [], scoring.evaluate_case
+    monkeypatch.setattr(scoring, "evaluate_case", lambda asked, item: scored.append(item[0]) or score(asked, item))
+    capsys.readouterr()
+    assert _run(folders) == 0
+    assert "1 of 3 cases were scored before an earlier evaluation was ended" in capsys.readouterr().out
+    assert scored == ["c1", "c2"]
+    assert _result(folders) == expected
+    assert not (folders / "pred" / "evaluation.unfinished").exists()
 
 
 # --- headers that contradict themselves
