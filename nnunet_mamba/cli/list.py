@@ -85,7 +85,8 @@ def count_parameters(record: networks.Network) -> int:
     features = [min(record.base_features * 2**i, most) for i in range(SHOWN_STAGES)]
     with torch.device("meta"):
         network = record.load_architecture()(
-            SHOWN_CHANNELS, SHOWN_CLASSES, SHOWN_STAGES, features, torch.nn.Conv3d, 3,
-            [1, *[2] * (SHOWN_STAGES - 1)], mixer=record.mixer, deep_supervision=True,
+            SHOWN_CHANNELS, SHOWN_CLASSES, n_stages=SHOWN_STAGES, features_per_stage=features,
+            conv_op=torch.nn.Conv3d, kernel_sizes=3, strides=[1, *[2] * (SHOWN_STAGES - 1)], mixer=record.mixer,
+            deep_supervision=True,
         )  # fmt: skip
     return sum(p.numel() for p in network.parameters())
