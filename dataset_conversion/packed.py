@@ -139,7 +139,7 @@ def _check_meta(path: Path) -> int | None:
 
 
 def _product(numbers: str, size: int | None) -> int | None:
-    """Bytes of so many voxels; None where the header does not say it, which its reader will refuse"""
+    """Bytes of this number of voxels; None where the header does not say it, which its reader will refuse"""
     try:
         return None if size is None else size * math.prod(int(n) for n in numbers.split())
     except ValueError:

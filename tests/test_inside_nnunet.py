@@ -67,6 +67,7 @@ from torch import nn
 
 from nnunet_mamba.architectures import mamba_encoder
 from nnunet_mamba.architectures.topology import topology
+from nnunet_mamba.blocks.mixers import Mixer
 from nnunet_mamba.calibration.components import remove_small_components
 from nnunet_mamba.comparison.training import DICE, LOSSES, PREDICTING
 from nnunet_mamba.crossval.models import STOCK_PLANNERS
@@ -437,7 +438,7 @@ def test_building_blocks() -> None:
 def test_what_the_decoder_reads_of_its_encoder() -> None:
     read = {n.attr for n in nodes(UNetDecoder, ast.Attribute) if ast.unparse(n.value) in ("encoder", "self.encoder")}
     plan = topology(3, [4, 8, 8], nn.Conv3d, 3, [1, 2, 2])
-    ours = mamba_encoder.Encoder(plan, 1, [1, 1, 1], None)
+    ours = mamba_encoder.Encoder(plan, 1, [1, 1, 1], Mixer("none"), "f")
     assert {"output_channels", "strides"} <= read
     assert not [name for name in sorted(read) if not hasattr(ours, name)]
 

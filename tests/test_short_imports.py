@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import nnunet_mamba
+from nnunet_mamba.architectures.planned import PlannedNetwork
 from nnunet_mamba.names import networks
 
 
@@ -19,12 +21,12 @@ def test_every_network_is_at_the_top_and_documents_its_arguments(record: network
     assert network is record.load_architecture()
     assert record.name in nnunet_mamba.__all__
     assert record.name in dir(nnunet_mamba)
-    for word in ("`input_channels`", "`num_classes`", "`conv_op`"):
-        assert word in (inspect.getdoc(network) or "")
-    parent = network.__mro__[1] if network.__init__ is network.__mro__[1].__init__ else network
-    text = inspect.getdoc(parent) or ""
-    missing = [k for k in inspect.signature(network.__init__).parameters if k != "self" and f"`{k}`" not in text]
-    assert not missing
+    texts = [inspect.getdoc(c) or "" for c in network.__mro__ if issubclass(c, PlannedNetwork)]
+    assert any("see PlannedNetwork" in text for text in texts[:-1])
+    common = set(inspect.signature(PlannedNetwork.__init__).parameters) - {"self"}
+    assert not [keyword for keyword in common if not re.search(rf"\b{keyword}\b[^.]*:", texts[-1])]
+    own = set(network.keywords()) - common
+    assert not [keyword for keyword in own if not any(f"`{keyword}`" in text for text in texts[:-1])]
 
 
 def test_other_names_are_refused() -> None:

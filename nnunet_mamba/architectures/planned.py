@@ -15,7 +15,7 @@ from nnunet_mamba.blocks.mixers import Mixer
 
 
 class PlanKeywords(TypedDict, total=False):
-    """Keywords of every network, beside the image's channels and the classes; see PlannedNetwork"""
+    """Keywords of every network, apart from the image's channels and the classes; see PlannedNetwork"""
 
     n_stages: int
     features_per_stage: int | Sequence[int]

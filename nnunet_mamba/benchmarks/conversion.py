@@ -1,4 +1,4 @@
-"""`nnunet-mamba bench convert`: our conversion beside plain reading and writing of the same files."""
+"""`nnunet-mamba bench convert`: our conversion compared with plain reading and writing of the same files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`nnunet-mamba bench memory`: the planner's memory estimate beside what a training step really takes.
+"""`nnunet-mamba bench memory`: the planner's memory estimate compared with what a training step really takes.
 
 On a CUDA device the peak of the tensors that PyTorch's allocator handed out; on a CPU the growth of the process's
 resident memory in a float32 step. Every step runs in a process of its own.

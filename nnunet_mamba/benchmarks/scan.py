@@ -1,4 +1,4 @@
-"""`nnunet-mamba bench ops`: our scans beside other people's, every one checked against the reference first."""
+"""`nnunet-mamba bench ops`: our scans compared with other people's, every one checked against the reference first."""
 
 from __future__ import annotations
 

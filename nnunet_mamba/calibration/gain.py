@@ -11,7 +11,7 @@ from nnunet_mamba.calibration.scores import DEFAULT, GRID
 from nnunet_mamba.evaluation.intervals import CONFIDENCE, mean_interval
 
 GROUPS = 5
-"""Into so many parts the cases of a single fold are cut."""
+"""Number of groups that the cases of a single fold are split into."""
 
 
 @dataclass(frozen=True)

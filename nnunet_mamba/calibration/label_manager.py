@@ -29,7 +29,7 @@ def _make(name: str) -> type[LabelManager]:
 
 
 class LabelManagerWithThresholds(LabelManager):
-    """Subclasses have `thresholds`. Raises ValueError for a dataset whose labels cannot have so many."""
+    """Subclasses have `thresholds`. Raises ValueError for a dataset whose labels cannot have that many."""
 
     thresholds: ClassVar[tuple[float, ...]] = ()
 

@@ -22,7 +22,7 @@ DEFAULT_PATCH = {"cpu": (64, 64, 64), "cuda": (128, 128, 128)}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "example: nnunet-mamba bench ops -device cpu --out scan.json; nnunet-mamba bench network --help"
     kinds = parser.add_subparsers(dest="kind", metavar="ops|network|memory|convert", required=True)
-    ops = kinds.add_parser("ops", help="the scan and the mixer, beside every other implementation that is installed")
+    ops = kinds.add_parser("ops", help="the scan and the Mamba layer, compared with other implementations")
     ops.add_argument(
         "-size", type=int, nargs=4, action="append", metavar=("BATCH", "CHANNELS", "TOKENS", "SLICES"),
         help="measure this size instead of SegMamba's stages at 128^3; may be repeated",
@@ -41,11 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     network.add_argument("-features", type=int, nargs="+", help="widths per stage (default: nnU-Net's, 32 to 320)")
     network.add_argument("-only", nargs="+", default=(), metavar="NETWORK", help="these networks instead of all")
     network.add_argument("--no-training", action="store_true", help="predictions only")
-    memory = kinds.add_parser("memory", help="the planner's memory estimate beside what a training step takes")
+    memory = kinds.add_parser("memory", help="the planner's memory estimate, compared with what a training step takes")
     memory.add_argument(
         "-budget", type=float, nargs="+", default=None, metavar="GB",
-        help="on the largest cube and batch that should fit into so many GB (default: 8 11 16 24 40 80 as far as the "
-        "card has them; on a CPU 1 3)",
+        help="on the largest cube and batch that should fit into this much memory (default: 8 11 16 24 40 80 as far as "
+        "the card has them; on a CPU 1 3)",
     )  # fmt: skip
     memory.add_argument(
         "-patch", type=int, nargs=3, action="append", metavar=("X", "Y", "Z"),
@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="of the training (default: float16, as nnU-Net's, on a CPU float32)",
     )
-    convert = kinds.add_parser("convert", help="converting datasets beside plain reading and writing of their files")
+    convert = kinds.add_parser("convert", help="converting datasets, compared with reading and writing their files")
     convert.add_argument("-repeats", type=int, default=2, help="of both, in turns (default: %(default)s)")
     for kind in (ops, network):
         kind.add_argument("-dtype", choices=DTYPES, default="float32", help="default: %(default)s")

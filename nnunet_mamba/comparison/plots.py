@@ -18,7 +18,7 @@ from nnunet_mamba.evaluation.overlay import literal
 COLORS = [matplotlib.colormaps["tab10"](i) for i in range(10)]
 PANEL = (4.2, 3.2)
 FEW_EPOCHS = 30
-"""Up to so many are marked one by one."""
+"""Up to this number, cases are marked one by one."""
 
 
 def _panels(count: int, columns: int = 3) -> tuple[Figure, list[Axes]]:

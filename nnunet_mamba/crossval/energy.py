@@ -1,4 +1,4 @@
-"""Energy of a command, if codecarbon is installed: of the whole machine, so run nothing else beside it."""
+"""Energy of a command, if codecarbon is installed: of the whole machine, so run nothing else at the same time."""
 
 from __future__ import annotations
 

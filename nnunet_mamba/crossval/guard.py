@@ -1,7 +1,7 @@
 """Ends a command's processes when the process that started it has gone, however that ended.
 
 `python guard.py GROUP` waits at its standard input: a byte says that the command has ended by itself; the end of the
-input, that nobody is left who could say so. Standard library only, since it is started beside every command.
+input, that nobody is left who could say so. Standard library only, since it is started with every command.
 """
 
 from __future__ import annotations

@@ -363,7 +363,7 @@ FIRST_ERRORS = (
          "FileNotFoundError: [Errno 2] No such file or directory: '/home/you/nnunet/results/Dataset004_X/"
          "nnUNetTrainer__nnUNetPlans__3d_fullres/fold_0/validation/dataset.json'"),
         _MISSING + r"/(validation/)?(dataset|plans)\.json'",
-        "The command reads dataset.json or plans.json where it was told to, most often beside predictions, where nnUNetv2_predict "
+        "The command reads dataset.json or plans.json where it was told to, most often next to predictions, where nnUNetv2_predict "
         "leaves them. The folder is misspelt, or is one of a fold's validation, which has none.",
         "Give the folder of nnUNetv2_predict; or copy both files from the model's folder (`TRAINER__PLANS__CONFIGURATION`) into it; or "
         "name them where the command has an option for it (`-djfile`, `-plans_json`).",
@@ -375,7 +375,7 @@ FIRST_ERRORS = (
          "FileNotFoundError: [Errno 2] No such file or directory: '.../postprocessing.pkl'"),
         r"Expected (plans|dataset\.json) ?file (is )?missing|Expected dataset\.json.*missing|" + _MISSING + r"postprocessing\.pkl",
         "nnUNetv2_apply_postprocessing needs the .pkl that nnUNetv2_find_best_configuration writes, and plans.json and dataset.json, "
-        "which nnUNetv2_predict leaves beside its predictions.",
+        "which nnUNetv2_predict leaves next to its predictions.",
         "Copy the line of `inference_instructions.txt` in `nnUNet_results/DATASET`; or name the files: `-pp_pkl_file FILE -plans_json "
         "MODEL/plans.json -dataset_json MODEL/dataset.json`.",
     ),

@@ -15,7 +15,7 @@ _OF_TRAININGS = (
          "Two trainings would overwrite each other's checkpoints. Wait for it, or end it: kill 4711",
          "train_nnUNetTrainer__nnUNetPlans__3d_fullres_0: another process is at it: pid 4711. To end it and what it runs: kill 4711"),
         r"is being trained by (another )?process|another process is at it",
-        "Another process trains or validates this fold, or does this step: a command given twice, a job of a cluster beside one begun by "
+        "Another process trains or validates this fold, or does this step: a command given twice, a job of a cluster in addition to one begun by "
         "hand, or a notebook that has trained the fold and still runs.",
         "Wait, or end the process that the message names with its `kill` line; then the same command, a training with `--c`. No file has "
         "to be deleted: the lock ends with its process.",
@@ -95,7 +95,7 @@ _OF_TRAININGS = (
         "torchvision-nms",
         ("RuntimeError: operator torchvision::nms does not exist",),
         r"torchvision::nms",
-        "torch and torchvision do not belong together, most often torch's CPU build beside torchvision's CUDA build. "
+        "torch and torchvision do not belong together, most often torch's CPU build together with torchvision's CUDA build. "
         "torchvision is imported as soon as nnU-Net walks through its own trainer variants.",
         "Install both from the same place: `pip install --force-reinstall torch torchvision` (CUDA), or both with the CPU "
         "index of torch. Our own trainers are found without torchvision.",

@@ -17,8 +17,8 @@ class Allocations(TorchDispatchMode):
     """Counts the bytes of all living tensors; use inside FakeTensorMode, which makes them cost nothing.
 
     `totals`: the bytes after every allocation and every release. A tensor is released when nobody holds it any more:
-    not the code, and not autograd for the backward pass. `workspaces`: what calls of our own operators held beside the
-    tensors, by the index in `totals` of the bytes at that time.
+    not the code, and not autograd for the backward pass. `workspaces`: what calls of our own operators held on top
+    of the tensors, by the index in `totals` of the bytes at that time.
     """
 
     def __init__(self, device: str, granularity: int = 1):

@@ -3,8 +3,8 @@
 A step is traced twice on tensors without memory, with two and with three samples. Everything that is alive at a moment
 is either there once (weights, gradients, momentum) or grows with the voxels; two traces tell these apart for every
 moment of the step, and the largest of all moments is the peak for any number of voxels. So a topology is traced once
-for all its patch sizes and batches. What our own operators hold beside their tensors does not grow so simply, and is
-asked of them.
+for all its patch sizes and batches. What our own operators hold in addition to their tensors does not grow so simply,
+and is asked of them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from nnunet_mamba.ops.workspace import Workspace
 Loss = Callable[[Tensor | list[Tensor], Tensor | list[Tensor]], Tensor]
 
 CUDA_GRANULARITY = 512
-"""PyTorch's allocator hands out CUDA memory in multiples of so many bytes."""
+"""PyTorch's allocator hands out CUDA memory in multiples of this many bytes."""
 MOMENTUM, WEIGHT_DECAY, CLIP = 0.99, 3e-5, 12.0
 TRACED = (2, 3)
 """Batches that are traced. A single sample is a special case here and there: a transposition may need no copy."""
@@ -36,7 +36,7 @@ LABELS = torch.int16
 
 @dataclass(frozen=True)
 class Device:
-    """Where the step will run: what autocast does there, and what the operations need beside their results."""
+    """Where the step will run: what autocast does there, and what the operations need in addition to their results."""
 
     type: str = "cuda"
     autocast: torch.dtype | None = torch.float16
@@ -51,14 +51,14 @@ CUDA, CPU = Device(), Device("cpu", None)
 
 @dataclass(frozen=True)
 class Moment:
-    """Bytes alive: fixed + per_voxel * voxels of the whole batch, and what one of our operators holds beside that."""
+    """Bytes alive: fixed + per_voxel * voxels of the whole batch, and what one of our operators holds in addition."""
 
     fixed: float
     per_voxel: float
     workspace: Workspace | None = None
 
     def bytes(self, batch: int, voxels: float, growth: float) -> float:
-        """With this batch of so many voxels; growth: how many times more of them than were traced."""
+        """voxels: of one sample; growth: voxels / traced voxels"""
         held = (
             0 if self.workspace is None else self.workspace.bytes(batch, max(1, round(self.workspace.length * growth)))
         )
@@ -86,7 +86,7 @@ class StepMemory:
         return self.peak(batch, patch_size) - self.peak(batch, [0] * len(patch_size))
 
     def largest_batch(self, patch_size: Sequence[int], budget: float) -> int:
-        """Samples of this patch size that fit into so many bytes; 0 if not even one does."""
+        """Samples of this patch size that fit into this many bytes; 0 if not even one does."""
         fits = 0
         step = 1
         while step:  # doubling, then halving: the peak never falls with the batch

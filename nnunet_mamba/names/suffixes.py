@@ -15,7 +15,7 @@ from typing import Any
 
 PRECISIONS = ("bf16", "fp16", "fp32")
 LOSSES = ("Dice", "CE", "TopK10", "DiceTopK10", "ClDice", "SkeletonRecall")
-"""Losses beside nnU-Net's own sum of Dice and cross-entropy. The last two are added to that sum."""
+"""Losses other than nnU-Net's own sum of Dice and cross-entropy. The last two are added to that sum."""
 LABELS_ONLY = ("TopK10", "DiceTopK10")
 """Losses that need labels excluding each other: not for regions."""
 ADAMW, AS_RELEASED = "AdamW", "asReleased"
@@ -123,9 +123,9 @@ SUFFIXES = (
     Suffix("precision", "_bf16, _fp16, _fp32",
            "precision of the training steps; otherwise bf16 where the GPU has it, else fp16, and fp32 on a CPU",
            re.compile("|".join(PRECISIONS)), str, str),
-    Suffix("accumulate", "_accum4", "gradients of so many batches per step; an epoch takes so many times as long",
+    Suffix("accumulate", "_accum4", "gradients of this many batches per step; an epoch takes that many times as long",
            re.compile(r"accum([2-9]|[1-9]\d+)"), int, _counted("accum")),
-    Suffix("patience", "_stop50", "stop after so many epochs without a better pseudo Dice and keep the best weights",
+    Suffix("patience", "_stop50", "stop after this many epochs without a better pseudo Dice and keep the best weights",
            re.compile(r"stop([1-9]\d*)"), int, _counted("stop")),
     Suffix("foreground", "_fg66", "percentage of patches that must contain foreground; nnU-Net: 33",
            re.compile(r"fg(\d{1,2}|100)"), lambda v: int(v) / 100, _percent),

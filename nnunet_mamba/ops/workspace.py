@@ -1,4 +1,4 @@
-"""Memory that an op's preferred backend holds while it runs, beside what goes in and comes out.
+"""Memory that an op's preferred backend holds while it runs, in addition to what goes in and comes out.
 
 Of the ops only `oriented_scan` is called by the networks. Nothing here runs a backend.
 """

@@ -24,7 +24,7 @@ STOCK_PREPROCESSOR = "DefaultPreprocessor"
 FEWEST_STAGES = 3
 """With two there is one output, whose weight nnU-Net's deep supervision sets to zero: its loss is then not a number."""
 SURELY = 2.0
-"""A patch so many times over the budget by what grows with it in similar topologies is too large by its own as well."""
+"""Where a similar topology's patch-dependent memory exceeds the budget by this factor, the patch is not traced."""
 
 
 class BudgetTooSmallError(ValueError):

@@ -147,7 +147,7 @@ def for_patch(parent: Mapping[str, Any], patch: Sequence[int], batch: int) -> di
 def shrunk_configuration(parent: dict[str, Any], recipe: dict[str, Any]) -> dict[str, Any]:
     """A configuration that inherits from `parent`: narrower, smaller batch and patch, same topology.
 
-    With `coarsen` its voxels are so many times larger along every axis, and it has preprocessed data of its own.
+    With `coarsen` its voxels are larger by this factor along every axis, and it has preprocessed data of its own.
     """
     architecture = copy.deepcopy(parent["architecture"])
     kwargs = architecture["arch_kwargs"]
@@ -183,5 +183,5 @@ def shrink_patch(patch: Sequence[int], step: Sequence[int], max_voxels: int) -> 
 
 
 def gigabytes(tensors: float) -> str:
-    """What so many bytes of tensors need of a card"""
+    """What these bytes of tensors need of a card"""
     return f"{card_gigabytes(tensors):.2f} GB"

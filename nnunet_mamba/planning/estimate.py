@@ -23,17 +23,17 @@ is 6.29 GB of tensors by our trace, and nnU-Net documents 7.7 GB on the card for
 
 
 def budget_bytes(card_gb: float) -> float:
-    """Bytes of tensors for a card, or a `-gpu_memory_target`, of so many GB."""
+    """Bytes of tensors that fit a card, or a `-gpu_memory_target`, given in GB."""
     return card_gb * GB * TENSORS
 
 
 def card_gigabytes(tensors: float) -> float:
-    """GB of a card that so many bytes of tensors need."""
+    """GB of a card that this many bytes of tensors need."""
     return tensors / GB / TENSORS
 
 
 def nnunet_loss(n_outputs: int, batch_dice: bool = False) -> Loss:
-    """The loss that nnU-Net's trainer builds for exclusive labels and so many deeply supervised outputs."""
+    """The loss that nnU-Net's trainer builds for exclusive labels and this number of deeply supervised outputs."""
     loss = DC_and_CE_loss(
         {"batch_dice": batch_dice, "smooth": 1e-5, "do_bg": False, "ddp": False},
         {},

@@ -25,7 +25,7 @@ except ImportError:  # Windows: two trainings of one fold at once are not notice
 LOCK = "training.lock"
 HELD_BY_ANOTHER = (errno.EACCES, errno.EAGAIN)
 ATTEMPTS = 100
-"""After so many a file system that numbers one file anew at every look is one that knows no locks."""
+"""After this many, a file system that numbers one file anew at every look is one that knows no locks."""
 
 _held: dict[Path, TextIO] = {}
 

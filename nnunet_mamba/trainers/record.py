@@ -1,4 +1,4 @@
-"""What a training reports beside losses and Dice, in nnU-Net's own log, progress.png and wandb."""
+"""What a training reports in addition to losses and Dice, in nnU-Net's own log, progress.png and wandb."""
 
 from __future__ import annotations
 

@@ -123,7 +123,7 @@ def backward(
 def workspace(
     part: str, batch: int, length: int, channels: int, orders: int, states: int, rank: int, dtype: torch.dtype
 ) -> int:
-    """Bytes that "forward" or "backward" holds at its worst moment, beside its arguments and results."""
+    """Bytes that "forward" or "backward" holds at its worst moment, in addition to its arguments and results."""
     acc = accumulation_dtype(torch.empty(0, dtype=dtype))
     rows = batch * length
     projected = rank + 2 * states
