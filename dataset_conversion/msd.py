@@ -93,7 +93,7 @@ def _numbered(text: Mapping[str, Any], key: str) -> dict[int, str]:
         raise ValueError(f'{key} is {known!r}; expected an object like {{"0": "name"}}')
     wrong = [k for k in known if not re.fullmatch(r"[0-9]{1,3}", k)]
     if wrong:
-        raise ValueError(f'{key}: {wrong[0]!r} is no number; expected an object like {{"0": "name"}}')
+        raise ValueError(f'{key}: {wrong[0]!r} is not a number; expected an object like {{"0": "name"}}')
     return {int(k): known[k] for k in sorted(known, key=int)}
 
 

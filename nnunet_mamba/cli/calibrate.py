@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-metric", default="Dice", help="what to maximise, per case: Dice, IoU, F2 (finds more), F0.5 "
                         "(fewer false alarms); default: Dice")  # fmt: skip
     parser.add_argument("--apply", action="store_true", help="use the stored thresholds in predictions of this model")
-    parser.add_argument("--remove", action="store_true", help="use one half again")
+    parser.add_argument("--remove", action="store_true", help="go back to 0.5")
     parser.epilog = (
         "example: nnunet-mamba calibrate -d 500 -c 3d_fullres -tr nnUNetTrainerSegMamba -p nnUNetSegMambaPlans; read "
         "the gain, then the same with --apply. The folds need probabilities: nnUNetv2_train ... --npz"
@@ -31,7 +31,7 @@ def run(options: argparse.Namespace) -> int:
     model = ValidatedModel.find(options.d, options.tr, options.p, options.c)
     if options.remove:
         model.set_label_manager(STOCK_MANAGER)
-        print(f"Predictions of {model.folder.name} use one half again")
+        print(f"Predictions of {model.folder.name} use 0.5 again")
         return 0
     if options.apply:
         stored = Thresholds.load(model)

@@ -63,7 +63,7 @@ def _workers() -> Finding:
     given = os.environ.get(WORKERS)
     if given is not None and not given.isdecimal():
         return Finding(
-            AREA, WORKERS, PROBLEM, f"{given!r} is no number", f"export {WORKERS}={min(cores, DEFAULT_WORKERS)}"
+            AREA, WORKERS, PROBLEM, f"{given!r} is not a number", f"export {WORKERS}={min(cores, DEFAULT_WORKERS)}"
         )
     workers = int(given) if given else min(cores, DEFAULT_WORKERS)
     text = f"{workers} data workers on {cores} cores"

@@ -26,7 +26,11 @@ Score = Callable[[np.ndarray, np.ndarray, Sequence[float]], float]
 
 @dataclass(frozen=True)
 class Metric:
-    """`of_two`: neither mask is empty. `best`: both are; `worst`: one is (None: the user's choice of a distance)."""
+    """One metric, by what it does with empty masks.
+
+    of_two: the value where neither mask is empty; best: where both are; worst: where one is (None: for distances, which
+    you choose).
+    """
 
     name: str
     unit: str

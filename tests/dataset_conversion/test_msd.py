@@ -160,7 +160,7 @@ def test_a_taken_target_is_told_before_anything_is_read(
 
 HOSTILE: dict[str, tuple[dict[str, Any], str]] = {
     "labels a list": ({"labels": ["a"]}, 'labels is [\'a\']; expected an object like {"0": "name"}'),
-    "label values as text": ({"labels": {"zero": "background"}}, "labels: 'zero' is no number"),
+    "label values as text": ({"labels": {"zero": "background"}}, "labels: 'zero' is not a number"),
     "labels the other way round": ({"labels": {"background": 0, "PZ": 1}}, "expected an object like"),
     "a gap": ({"labels": {"0": "background", "1": "PZ", "5": "TZ"}}, "are not consecutive"),
     "a name twice": ({"labels": {"0": "background", "1": "PZ", "2": "PZ"}}, "labels: a name twice"),
@@ -172,7 +172,7 @@ HOSTILE: dict[str, tuple[dict[str, Any], str]] = {
     "training a number": ({"training": 5}, "training: expected a list"),
     "training of numbers": ({"training": [5]}, "training: 5; expected paths of images"),
     "training without image": ({"training": [{"label": "x"}]}, "expected paths of images"),
-    "negative label": ({"labels": {"0": "background", "-1": "PZ"}}, "labels: '-1' is no number"),
+    "negative label": ({"labels": {"0": "background", "-1": "PZ"}}, "labels: '-1' is not a number"),
 }
 
 
