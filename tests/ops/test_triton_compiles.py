@@ -140,7 +140,7 @@ def _check_quality(kernels: dict[str, dict[str, Any]], target: str, dtype: str) 
         assert row["stack"] <= allowed, f"{name} keeps {row['stack']} bytes a thread in memory, allowed {allowed}"
         if target == "gfx942":  # 64 threads, other instructions
             continue
-        if family in LAYOUTS:
+        if family in LAYOUTS and (dtype != "float64" or row["shuffles"] == 0):  # there, four states a program
             assert LAYOUTS[family] in row["layouts"], f"{name}: threads lie {row['layouts']}"
         if family in ("ends", "outputs"):
             assert row["shuffles"] == 0, f"{name} passes states between threads"
