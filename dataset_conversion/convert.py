@@ -255,8 +255,13 @@ def _same_content(checked: Sequence[Checked], options: Options) -> list[Problem]
     take no other along."""
     first: dict[str, Checked] = {}
     owners: dict[str, str] = {}
+    labels = {one.label: one.case.id for one in checked if one.label}
     problems = []
     for one in checked:
+        mistaken = {labels[digest] for digest in one.digest.split() if digest in labels} - {one.case.id}
+        if mistaken:
+            told = f"an image holds the same voxels as the label of {', '.join(sorted(mistaken))}"
+            problems.append(Problem(WARNING, one.case.id, told))
         known = first.setdefault(one.digest, one) if one.digest else one
         if known.case.id != one.case.id:
             level = WARNING if options.keep_duplicates else REFUSED

@@ -354,6 +354,16 @@ def test_images_that_two_channels_or_cases_share_are_told(tmp_path: Path, capsys
     told = capsys.readouterr().out
     assert f"{names[1]}: two of its images hold the same voxels" in told
     assert f"{names[2]}: shares an image with {names[0]}" in told
+    assert "as the label of" not in told
+
+
+def test_an_image_that_is_the_label_of_another_case_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = brats_tree(tmp_path / "d")
+    data = root / "BraTS2021_Training_Data"
+    one, other = sorted(p.name for p in data.iterdir() if p.is_dir())[:2]
+    shutil.copy(data / other / f"{other}_seg.nii.gz", data / one / f"{one}_t1.nii.gz")
+    assert _run("brats", root, tmp_path / "raw") == 0
+    assert f"{one}: an image holds the same voxels as the label of {other}" in capsys.readouterr().out
 
 
 # --- files and folders whose meaning cannot be known ---------------------------------------------------------------
