@@ -54,7 +54,9 @@ def test_overfits_one_volume() -> None:
     labels = torch.where(x.abs() + y.abs() < 6, 1, 0)
     labels[x**2 + y**2 + z**2 < 16] = 2
     image = (labels + 0.3 * torch.randn(16, 16, 16))[None, None]
-    network = SegResMamba(1, 3, 4, [8, 16, 32, 32], nn.Conv3d, 3, [1, 2, 2, 2])
+    network = SegResMamba(
+        1, 3, n_stages=4, features_per_stage=[8, 16, 32, 32], conv_op=nn.Conv3d, kernel_sizes=3, strides=[1, 2, 2, 2]
+    )
     optimizer = torch.optim.Adam(network.parameters(), 3e-3)
     for _ in range(400):
         optimizer.zero_grad()
