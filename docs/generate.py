@@ -219,7 +219,7 @@ def _layers() -> str:
     (found,) = (n.value for n in ast.parse(source).body
                 if isinstance(n, ast.Assign) and getattr(n.targets[0], "id", "") == "RANK")  # fmt: skip
     ranks: dict[str, int] = ast.literal_eval(found)
-    rows = [(", ".join(f"`{name}`" for name in sorted(ranks) if ranks[name] == rank),)
+    rows = [(", ".join(f"`{name.replace('.', '/')}`" for name in sorted(ranks) if ranks[name] == rank),)
             for rank in sorted(set(ranks.values()), reverse=True)]  # fmt: skip
     return markdown.table(("may import what stands below",), rows)
 

@@ -13,16 +13,16 @@ from typing import Any
 
 import pandas as pd
 
-from nnunet_mamba.comparison.scores import ALL_MASKS
-from nnunet_mamba.crossval.commands import StockCommands, environment
-from nnunet_mamba.crossval.local import run_study
-from nnunet_mamba.crossval.models import pair_models
-from nnunet_mamba.crossval.steps import predictions
-from nnunet_mamba.crossval.study import Study
-from nnunet_mamba.evaluation.overlay import draw_overlay
 from nnunet_mamba.names import suffixes
 from nnunet_mamba.nnunet_folders import FIRST_CHANNEL, SEPARATOR
 from nnunet_mamba.planning.configurations import shrunk_configuration
+from nnunet_mamba.study.comparison.scores import ALL_MASKS
+from nnunet_mamba.study.crossval.commands import StockCommands, environment
+from nnunet_mamba.study.crossval.definition import Study
+from nnunet_mamba.study.crossval.local import run_study
+from nnunet_mamba.study.crossval.models import pair_models
+from nnunet_mamba.study.crossval.steps import predictions
+from nnunet_mamba.study.evaluation.overlay import draw_overlay
 from nnunet_mamba.whole_files import read_object, write_json
 
 FOLDS = range(5)

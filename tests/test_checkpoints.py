@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_mamba import checkpoints, released
-from nnunet_mamba.comparison.training import read_fold
 from nnunet_mamba.nnunet_folders import FoldFolder
+from nnunet_mamba.study.comparison.training import read_fold
 from tests.stock_plans import DATASET_JSON, stock_plans
 
 UMAMBA = {"input_channels": 1, "num_classes": 3, "features_per_stage": [4, 8, 8], "kernel_sizes": [[3, 3, 3]] * 3,

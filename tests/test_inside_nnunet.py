@@ -68,16 +68,16 @@ from torch import nn
 from nnunet_mamba.architectures import mamba_encoder
 from nnunet_mamba.architectures.topology import topology
 from nnunet_mamba.blocks.mixers import Mixer
-from nnunet_mamba.calibration.components import remove_small_components
-from nnunet_mamba.comparison.training import DICE, LOSSES, PREDICTING
-from nnunet_mamba.crossval.models import STOCK_PLANNERS
 from nnunet_mamba.discovery import hook, resolve
 from nnunet_mamba.doctor.messages import explain
-from nnunet_mamba.evaluation.description import masks_of
 from nnunet_mamba.names import locate
 from nnunet_mamba.names.architecture_entry import TOPOLOGY_KEYS
 from nnunet_mamba.plan_checks import has_regions
 from nnunet_mamba.planning import base, configurations
+from nnunet_mamba.study.calibration.components import remove_small_components
+from nnunet_mamba.study.comparison.training import DICE, LOSSES, PREDICTING
+from nnunet_mamba.study.crossval.models import STOCK_PLANNERS
+from nnunet_mamba.study.evaluation.description import masks_of
 from nnunet_mamba.trainers import pretrained
 from nnunet_mamba.trainers.base import nnUNetTrainerMamba
 from nnunet_mamba.trainers.checkpoint_files import BEST, LATEST
@@ -1301,6 +1301,8 @@ def test_postprocessing_by_a_pickle(tmp_path: Path) -> None:
     assert "pp_fns, pp_fn_kwargs = load_pickle(args.pp_pkl_file)" in command
     done = postprocessing.apply_postprocessing(np.array([1, 0, 1, 1]), functions, keywords)
     assert done.tolist() == [0, 0, 1, 1]
+    (tmp_path / "old.pkl").write_bytes(b"cnnunet_mamba.calibration.components\nremove_small_components\n.")
+    assert load_pickle(str(tmp_path / "old.pkl")) is remove_small_components
 
 
 ERRORS = {

@@ -20,10 +20,10 @@ from torch import nn
 
 from nnunet_mamba.benchmarks import networks
 from nnunet_mamba.benchmarks.measure import peak_extra_bytes, synchronize
-from nnunet_mamba.memory.training_step import CLIP, CPU, CUDA, LABELS, MOMENTUM, WEIGHT_DECAY, Device
 from nnunet_mamba.names.architecture_entry import architecture_for, total_stride
 from nnunet_mamba.names.networks import Network, with_twins
 from nnunet_mamba.planning.estimate import GB, architecture_memory, nnunet_loss
+from nnunet_mamba.planning.memory.training_step import CLIP, CPU, CUDA, LABELS, MOMENTUM, WEIGHT_DECAY, Device
 
 BATCH = 2
 EDGES = (32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256)

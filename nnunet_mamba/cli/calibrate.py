@@ -23,8 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Returns 0. Raises ValueError for a model without thresholds or without probabilities."""
-    from nnunet_mamba.calibration.thresholds import Thresholds, choose
-    from nnunet_mamba.calibration.validated_model import STOCK_MANAGER, ValidatedModel
+    from nnunet_mamba.study.calibration.thresholds import Thresholds, choose
+    from nnunet_mamba.study.calibration.validated_model import STOCK_MANAGER, ValidatedModel
 
     if options.apply and options.remove:
         raise ValueError("--apply and --remove exclude each other")

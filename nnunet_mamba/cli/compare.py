@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 
 from nnunet_mamba.cli.evaluate import DEFAULT_METRICS, check_quickly
-from nnunet_mamba.comparison import TESTS
-from nnunet_mamba.evaluation.empty_masks import EmptyRule
 from nnunet_mamba.nnunet_folders import FIRST_CHANNEL, VARIABLES, Dataset, ModelFolder, roots
+from nnunet_mamba.study.comparison import TESTS
+from nnunet_mamba.study.evaluation.empty_masks import EmptyRule
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,15 +44,15 @@ def run(options: argparse.Namespace) -> int:
     if options.test not in TESTS:
         raise ValueError(f"-test {options.test}; expected {' or '.join(TESTS)}")
     dataset, models = _asked_for(options)
-    from nnunet_mamba.comparison import candidates as found
-    from nnunet_mamba.comparison.cases import FILE, Groups, read_groups
-    from nnunet_mamba.comparison.compare import Inputs, compare
-    from nnunet_mamba.comparison.report import write_html, write_markdown
     from nnunet_mamba.datasets import read_dataset_json
-    from nnunet_mamba.evaluation.description import describe, ending_of
-    from nnunet_mamba.evaluation.evaluate import question
-    from nnunet_mamba.evaluation.masks import files_by_case
-    from nnunet_mamba.evaluation.output import writable_folder
+    from nnunet_mamba.study.comparison import candidates as found
+    from nnunet_mamba.study.comparison.cases import FILE, Groups, read_groups
+    from nnunet_mamba.study.comparison.compare import Inputs, compare
+    from nnunet_mamba.study.comparison.report import write_html, write_markdown
+    from nnunet_mamba.study.evaluation.description import describe, ending_of
+    from nnunet_mamba.study.evaluation.evaluate import question
+    from nnunet_mamba.study.evaluation.masks import files_by_case
+    from nnunet_mamba.study.evaluation.output import writable_folder
 
     dataset_json = read_dataset_json(dataset.name)
     where = f"dataset.json of {dataset.name}"

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from nnunet_mamba.nnunet_folders import VARIABLES, Dataset, roots
 
 if TYPE_CHECKING:
-    from nnunet_mamba.crossval.study import Study
     from nnunet_mamba.nnunet_folders import Model
+    from nnunet_mamba.study.crossval.definition import Study
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,9 +52,9 @@ def run(options: argparse.Namespace) -> int:
     out = (options.o or Dataset(dataset).results / "crossval").resolve()
     if out.is_file():
         raise ValueError(f"-o {out} is a file; expected a folder")
-    from nnunet_mamba.crossval import slurm
-    from nnunet_mamba.crossval.steps import with_previous_stages
-    from nnunet_mamba.crossval.study import Study
+    from nnunet_mamba.study.crossval import slurm
+    from nnunet_mamba.study.crossval.definition import Study
+    from nnunet_mamba.study.crossval.steps import with_previous_stages
 
     folds = tuple(dict.fromkeys(options.f))
     device = options.device or ("cuda" if options.executor == "slurm" else _device())
@@ -74,16 +74,16 @@ def run(options: argparse.Namespace) -> int:
         return 0
     if options.dry_run:
         return _print_commands(study)
-    from nnunet_mamba.crossval.local import run_study
+    from nnunet_mamba.study.crossval.local import run_study
 
     return run_study(study, options.gpus)
 
 
 def _asked_for(options: argparse.Namespace) -> tuple[tuple[Model, ...], str]:
     """Models and dataset, known to exist or to be plannable, before torch is imported. Raises ValueError."""
-    from nnunet_mamba.crossval.models import pair_models, planner_of
     from nnunet_mamba.datasets import check_configuration_name, check_folds, dataset_name
     from nnunet_mamba.names.locate import check_trainer
+    from nnunet_mamba.study.crossval.models import pair_models, planner_of
 
     for name in options.tr:
         check_trainer(name)
@@ -107,8 +107,8 @@ def _asked_for(options: argparse.Namespace) -> tuple[tuple[Model, ...], str]:
 
 
 def _print_commands(study: Study) -> int:
-    from nnunet_mamba.crossval.evidence import BestFound
-    from nnunet_mamba.crossval.steps import first_half, second_half
+    from nnunet_mamba.study.crossval.evidence import BestFound
+    from nnunet_mamba.study.crossval.steps import first_half, second_half
 
     steps = first_half(study)
     undone = {s.name for s in steps if not s.done()}

@@ -54,8 +54,8 @@ def run(options: argparse.Namespace) -> int:
 
     recipe = load_recipe(options.recipe)
     check_demo(recipe)
-    from nnunet_mamba.crossval.commands import CommandFailedError
     from nnunet_mamba.demo import Demo
+    from nnunet_mamba.study.crossval.commands import CommandFailedError
 
     try:
         return Demo(source, dataset, out, _device(options.device), recipe).run()

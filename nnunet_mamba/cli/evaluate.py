@@ -9,14 +9,14 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnunet_mamba.evaluation.empty_masks import EmptyRule
 from nnunet_mamba.nnunet_folders import DATASET_JSON
+from nnunet_mamba.study.evaluation.empty_masks import EmptyRule
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from nnunet_mamba.evaluation.description import Description
-    from nnunet_mamba.evaluation.evaluate import Pairs
+    from nnunet_mamba.study.evaluation.description import Description
+    from nnunet_mamba.study.evaluation.evaluate import Pairs
 
 METRICS = ("Dice", "IoU", "HD95", "HD95area", "HD", "ASSD", "NSD1", "clDice", "LesionDice", "LesionHD95", "Volume",
            "VolumeDifference")  # fmt: skip
@@ -64,9 +64,9 @@ def run(options: argparse.Namespace) -> int:
     """Returns 0, or 2 if some pairs could not be scored. Raises ValueError for folders that do not fit together."""
     check_quickly(options)
     _check_folders(options)
-    from nnunet_mamba.evaluation.evaluate import as_markdown, evaluate, question, report
-    from nnunet_mamba.evaluation.kept import Kept, key_of
-    from nnunet_mamba.evaluation.output import keep_other_results, writable_folder, write_csv
+    from nnunet_mamba.study.evaluation.evaluate import as_markdown, evaluate, question, report
+    from nnunet_mamba.study.evaluation.kept import Kept, key_of
+    from nnunet_mamba.study.evaluation.output import keep_other_results, writable_folder, write_csv
     from nnunet_mamba.whole_files import write_json
 
     description, pairs = _what_to_score(options)
@@ -120,9 +120,9 @@ def _check_folders(options: argparse.Namespace) -> None:
 
 def _what_to_score(options: argparse.Namespace) -> tuple[Description, Pairs]:
     """By the dataset.json; what that does not say, or where there is none, by what is in the folders"""
-    from nnunet_mamba.evaluation.description import describe
-    from nnunet_mamba.evaluation.evaluate import Pairs
-    from nnunet_mamba.evaluation.found_values import found_ending, found_labels
+    from nnunet_mamba.study.evaluation.description import describe
+    from nnunet_mamba.study.evaluation.evaluate import Pairs
+    from nnunet_mamba.study.evaluation.found_values import found_ending, found_labels
     from nnunet_mamba.whole_files import read_object
 
     path = options.djfile or options.pred / DATASET_JSON

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from nnunet_mamba.calibration import UNITS
+from nnunet_mamba.study.calibration import UNITS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,8 +28,8 @@ example: nnunet-mamba postprocess -d 500 -c 3d_fullres -tr nnUNetTrainerSegMamba
 
 def run(options: argparse.Namespace) -> int:
     """Returns 0. Raises ValueError for a model without validation, or without stored sizes."""
-    from nnunet_mamba.calibration.minimum_size import MinimumSize, choose
-    from nnunet_mamba.calibration.validated_model import ValidatedModel
+    from nnunet_mamba.study.calibration.minimum_size import MinimumSize, choose
+    from nnunet_mamba.study.calibration.validated_model import ValidatedModel
 
     if options.unit not in UNITS:
         raise ValueError(f"-unit {options.unit}; expected {' or '.join(UNITS)}")

@@ -105,7 +105,7 @@ def _asked_for(options: argparse.Namespace) -> dict[str, Any]:
 
 def _train(root: Path, variant: Variant, fold: FoldFolder, line: list[str]) -> bool:
     """Whether it ended well. A failure is reported and the others go on."""
-    from nnunet_mamba.crossval.commands import CommandFailedError, StockCommands
+    from nnunet_mamba.study.crossval.commands import CommandFailedError, StockCommands
 
     step = SEPARATOR.join((variant.trainer, variant.configuration, fold.path.name))
     (root / "steps" / f"{step}.done").unlink(missing_ok=True)  # asked for because its result is not there

@@ -17,7 +17,7 @@ from nnunet_mamba.names import networks, suffixes
 
 TRAINERS = "nnunet_mamba.trainers"
 PLANNERS = "nnunet_mamba.planning"
-LABEL_MANAGERS = "nnunet_mamba.calibration.label_manager"
+LABEL_MANAGERS = "nnunet_mamba.study.calibration.label_manager"
 """Modules whose attributes are the classes, made when they are asked for."""
 
 STOCK_TRAINER = "nnUNetTrainer"

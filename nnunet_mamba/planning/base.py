@@ -2,7 +2,7 @@
 
 nnU-Net chooses spacing, patch, topology and batch by its own rules; this class only puts our network into the plan
 and answers nnU-Net's question how much memory a patch takes with bytes: those of a training step of our network, by
-`nnunet_mamba.memory`, against the budget of `-gpu_memory_target`.
+`nnunet_mamba.planning.memory`, against the budget of `-gpu_memory_target`.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any, ClassVar
 
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 
-from nnunet_mamba.memory.training_step import StepMemory
 from nnunet_mamba.names.architecture_entry import architecture_for
 from nnunet_mamba.names.networks import Network
 from nnunet_mamba.plan_checks import check_labels
 from nnunet_mamba.planning.estimate import architecture_memory, budget_bytes, card_gigabytes
+from nnunet_mamba.planning.memory.training_step import StepMemory
 
 STOCK_PLANS = "nnUNetPlans"
 STOCK_PREPROCESSOR = "DefaultPreprocessor"

@@ -12,7 +12,7 @@ from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import nn
 
-from nnunet_mamba.memory.training_step import CUDA, Device, Loss, StepMemory, step_memory
+from nnunet_mamba.planning.memory.training_step import CUDA, Device, Loss, StepMemory, step_memory
 
 GB = 1e9
 TENSORS = 0.79

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from nnunet_mamba.blocks import mixers
 from nnunet_mamba.blocks.mamba import Mamba, MambaLayer
 from nnunet_mamba.blocks.mixers import Mixer, has_mixer
-from nnunet_mamba.memory.training_step import CPU, step_memory
 from nnunet_mamba.names import networks
 from nnunet_mamba.names.architecture_entry import architecture_for
 from nnunet_mamba.planning.estimate import nnunet_loss
+from nnunet_mamba.planning.memory.training_step import CPU, step_memory
 from nnunet_mamba.trainers.parameter_groups import undecayed
 
 PLAN: dict[str, Any] = {

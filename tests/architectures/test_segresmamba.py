@@ -13,8 +13,8 @@ from nnunet_mamba.architectures.segmamba import SegMamba
 from nnunet_mamba.architectures.segresmamba import ConvMamba, SegResMamba
 from nnunet_mamba.blocks.convolutions import SPACE_2D, SPACE_3D
 from nnunet_mamba.blocks.mixers import Mixer
-from nnunet_mamba.memory.training_step import step_memory
 from nnunet_mamba.planning.estimate import nnunet_loss
+from nnunet_mamba.planning.memory.training_step import step_memory
 
 SIZES = {"n_stages": 5, "features_per_stage": [48, 96, 192, 384, 384], "kernel_sizes": 3, "strides": [1, 2, 2, 2, 2]}
 

@@ -213,7 +213,7 @@ def test_errors_name_the_page_that_explains_them(capsys: pytest.CaptureFixture[s
 
 def test_metrics_are_those_of_the_evaluation() -> None:
     from nnunet_mamba.cli import evaluate
-    from nnunet_mamba.evaluation import metrics
+    from nnunet_mamba.study.evaluation import metrics
 
     assert set(evaluate.METRICS) == set(metrics.METRICS)
 

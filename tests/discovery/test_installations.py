@@ -169,9 +169,9 @@ def test_wheel_is_small_and_whole(wheel: Path) -> None:
         "nnunet_mamba/data/hippocampus/ATTRIBUTION.md",
         "nnunet_mamba/data/hippocampus/Task04_Hippocampus/dataset.json",
         "dataset_conversion/__init__.py",
-        "nnunet_mamba/comparison/page/report.html",
-        "nnunet_mamba/comparison/page/report.css",
-        "nnunet_mamba/comparison/page/viewer.js",
+        "nnunet_mamba/study/comparison/page/report.html",
+        "nnunet_mamba/study/comparison/page/report.css",
+        "nnunet_mamba/study/comparison/page/viewer.js",
     ):
         assert needed in names
     assert any(re.search(r"licenses/LICENSE$", name) for name in names)

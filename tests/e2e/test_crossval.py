@@ -13,9 +13,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from nnunet_mamba.crossval.models import pair_models
-from nnunet_mamba.crossval.slurm import Resources, submit
-from nnunet_mamba.crossval.study import Study
+from nnunet_mamba.study.crossval.definition import Study
+from nnunet_mamba.study.crossval.models import pair_models
+from nnunet_mamba.study.crossval.slurm import Resources, submit
 from tests.e2e.conftest import CASES, COMMAND_LIMIT_S, SOURCE, Workspace
 
 pytestmark = pytest.mark.slow

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nnunet_mamba.benchmarks import memory
-from nnunet_mamba.memory.training_step import CPU, Device
+from nnunet_mamba.planning.memory.training_step import CPU, Device
 from tests.gpu.conftest import DRY
 
 NAMES = memory.select(()) if not DRY else ["SegMamba"]

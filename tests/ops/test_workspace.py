@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from nnunet_mamba.memory.allocations import Allocations
 from nnunet_mamba.ops import backends
 from nnunet_mamba.ops.kernels import triton_sizes as sizes
 from nnunet_mamba.ops.oriented_weights import Weights
 from nnunet_mamba.ops.workspace import of_call
+from nnunet_mamba.planning.memory.allocations import Allocations
 
 TOLERANCE = 0.02  # small vectors per channel are left out
 SIZES = [(2, 4096, 96, 3, 16), (1, 64**3, 96, 3, 16), (3, 2000, 40, 1, 16), (16, 64**3, 64, 3, 16), (2, 300, 32, 2, 9)]

@@ -10,12 +10,12 @@ import pytest
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_mamba.cli.main import main
-from nnunet_mamba.crossval import commands as stock_commands
 from nnunet_mamba.names.locate import locate
 from nnunet_mamba.planning.configurations import DatasetPlans
 from nnunet_mamba.planning.estimate import card_gigabytes
 from nnunet_mamba.planning.grid import EXAMPLE, KEYS, load_grid
 from nnunet_mamba.planning.sweep import derive
+from nnunet_mamba.study.crossval import commands as stock_commands
 from tests.planning.test_configurations import DATASET, plans
 
 __all__ = ["plans"]  # the fixture
