@@ -97,10 +97,10 @@ def test_a_sequence_walked_in_pieces_gives_the_same(segments: int, monkeypatch: 
     ("batch", "channels", "length", "cores", "expected"),
     [
         (1, 96, 262_144, 2, 1),
-        (1, 96, 262_144, 16, 8),
-        (2, 96, 262_144, 16, 4),
-        (1, 96, 262_144, 4, 1),
-        (1, 96, 262_144, 6, 3),
+        (1, 96, 262_144, 16, 16),
+        (2, 96, 262_144, 16, 8),
+        (1, 96, 262_144, 3, 1),
+        (1, 96, 262_144, 6, 6),
         (1, 32, 4 * 256 * 5, 64, 5),
         (1, 768, 512, 64, 1),
         (1, 32, 100, 64, 1),
@@ -114,10 +114,16 @@ def test_pieces_follow_the_machine_not_the_threads(
 
 
 @pytest.mark.parametrize("channels", [1, 5, 16, 17, 32, 96, 100, 384, 768])
-def test_channel_blocks_cover_all_channels(channels: int) -> None:
-    width = runtime.block_width(channels)
-    assert 1 <= width <= channels
-    assert width <= 64
+@pytest.mark.parametrize(("batch", "cores"), [(1, 1), (1, 2), (2, 2), (1, 64)])
+def test_channel_blocks_cover_all_channels(
+    batch: int, channels: int, cores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    width = runtime.block_width(batch, channels)
+    assert 1 <= width <= min(channels, 128)
+    assert width >= min(channels, runtime.NARROW)
+    if channels >= 64 and batch == 1 and cores == 2:
+        assert width < channels, "both cores have work"
 
 
 def test_half_of_a_projection_is_used_in_place() -> None:
@@ -336,34 +342,79 @@ def test_why_not(monkeypatch: pytest.MonkeyPatch) -> None:
     assert runtime.why_not(torch.zeros(1)) == "numba is not installed: pip install numba"
 
 
-def test_scalar_functions_of_single_precision() -> None:
+@pytest.mark.parametrize(
+    ("dtype", "tolerances"),
+    [(np.float32, (2e-7, 2e-6, 2e-6)), (np.float64, (2e-15, 1e-14, 1e-14))],  # some units in the last place
+)
+def test_functions_of_vectors(dtype: type, tolerances: tuple[float, ...]) -> None:
     """Errors of the decay add up over a scan's memory: they must be those of rounding."""
+    import numba
+
+    from nnunet_mamba.ops.kernels import numba_vectors as vectors
+
+    @numba.njit(error_model="numpy")
+    def functions(x, values):
+        for i in range(0, x.size, vectors.LANES):
+            v = vectors.load(x, i)
+            vectors.store(values, i, vectors.exp2(v))
+            vectors.store(values, x.size + i, vectors.softplus(v))
+            vectors.store(values, 2 * x.size + i, vectors.sigmoid(v))
+
+    x = np.linspace(-10, 10, 4000, dtype=dtype)
+    values = np.empty((3, x.size), dtype)
+    functions(x, values)
+    exact = x.astype(np.longdouble)
+    expected = np.exp2(exact), np.logaddexp(exact, 0), 1 / (1 + np.exp(-exact))
+    for got, wanted, tolerance in zip(values, expected, tolerances, strict=True):
+        assert np.abs(got / wanted - 1).max() < tolerance
+    extreme = np.tile(np.array([-1e30, -2000, 2000, 1e30, np.nan, -np.inf, np.inf, 0], dtype), 2)
+    values = np.empty((3, 16), dtype)
+    functions(extreme, values)
+    smallest = np.finfo(dtype).tiny
+    assert np.allclose(values[0, [0, 1, 5]], 0, atol=2 * smallest)
+    assert np.isposinf(values[0, [2, 3, 6]]).all()
+    assert np.allclose(values[1, :4], [0, 0, 2000, 1e30])
+    assert np.isposinf(values[1, 6])
+    assert np.allclose(values[2, :4], [0, 0, 1, 1])
+    assert np.isnan(values[:, 4]).all()
+
+
+def test_arithmetic_of_vectors() -> None:
+    import numba
+
+    from nnunet_mamba.ops.kernels import numba_vectors as vectors
+
+    @numba.njit
+    def compute(a, b, out, sums):
+        x, y = vectors.load(a, 0), vectors.load(b, 1)
+        vectors.store(out, 2, (x + y) * x - vectors.spread(a[3]))
+        sums[0], sums[1] = vectors.totals(x, y)
+
+    a, b = np.random.default_rng(0).standard_normal((2, 17))
+    out, sums = np.zeros(20), np.zeros(2)
+    compute(a, b, out, sums)
+    assert np.allclose(out, [0, 0, *((a[:16] + b[1:]) * a[:16] - a[3]), 0, 0])
+    assert np.allclose(sums, [a[:16].sum(), b[1:].sum()])
+
+
+def test_sigmoid_in_loops() -> None:
     import numba
 
     from nnunet_mamba.ops.kernels import numba_kernels as kernels
 
-    exp2, softplus, sigmoid = kernels._exp2, kernels._softplus, kernels._sigmoid
+    sigmoid = kernels._sigmoid
 
     @numba.njit(error_model="numpy")
-    def scalars(x, values):
+    def each(x, values):
         for i in range(x.size):
-            values[0, i], values[1, i], values[2, i] = exp2(x[i]), softplus(x[i]), sigmoid(x[i])
+            values[i] = sigmoid(x[i])
 
-    x = np.linspace(-10, 10, 4001, dtype=np.float32)
-    values = np.empty((3, x.size), np.float32)
-    scalars(x, values)
-    exact = x.astype(np.float64)
-    expected = np.exp2(exact), np.logaddexp(exact, 0), 1 / (1 + np.exp(-exact))
-    for got, wanted, tolerance in zip(values, expected, (2e-7, 2e-6, 2e-6), strict=True):
-        assert np.abs(got / wanted - 1).max() < tolerance
-    extreme = np.array([-1e30, -200, 200, 1e30, np.nan], np.float32)
-    values = np.empty((3, 5), np.float32)
-    scalars(extreme, values)
-    assert np.allclose(values[0, :2], 0, atol=1e-37)
-    assert np.isposinf(values[0, 2:4]).all()
-    assert np.allclose(values[1, :4], [0, 0, 200, 1e30])
-    assert np.allclose(values[2, :4], [0, 0, 1, 1])
-    assert np.isnan(values[:, 4]).all()
+    x = np.array([*np.linspace(-10, 10, 101), -200, 200, np.nan], np.float32)
+    values = np.empty_like(x)
+    each(x, values)
+    assert np.abs(values[:101] * (1 + np.exp(-x[:101].astype(float))) - 1).max() < 2e-6
+    assert np.allclose(values[101:103], [0, 1])
+    assert np.isnan(values[103])
 
 
 def test_token_numbers_beyond_32_bits() -> None:

@@ -12,6 +12,7 @@ import hashlib
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -63,6 +64,13 @@ class _CheckedFiles(caching.IndexDataCacheFile):
         return DIGEST(content + repr(self._source_stamp).encode()).digest()
 
 
+@cache
+def _sources() -> tuple[tuple[str, int, int], ...]:
+    """Kernels are compiled from what they import as well, of which numba knows nothing"""
+    files = sorted(Path(__file__).parent.glob("numba_*.py"))
+    return tuple((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
+
+
 class CheckedCache(caching.FunctionCache):
     """A kernel's cache. Neither reading nor writing it ever makes a call fail.
 
@@ -73,7 +81,7 @@ class CheckedCache(caching.FunctionCache):
     def __init__(self, py_func: Any, kind: str) -> None:
         super().__init__(py_func)
         name = f"{kind}-{self._impl.filename_base}"
-        self._cache_file = _CheckedFiles(self._cache_path, name, self._impl.locator.get_source_stamp())
+        self._cache_file = _CheckedFiles(self._cache_path, name, (self._impl.locator.get_source_stamp(), *_sources()))
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """The compiled kernel for these types, or None: then numba compiles it"""

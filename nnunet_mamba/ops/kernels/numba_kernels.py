@@ -2,8 +2,9 @@
 
 Shapes: rows = b*l tokens in natural order, e channels, n states, r rank of dt, w taps, c chunks, s segments of chunks.
 A task is one (batch, block of channels, segment) and walks its steps in order, so results do not depend on which thread
-runs it. `exp` is a polynomial in float32 (relative error 1e-7) because numba's own does not vectorise; float64 uses the
-library function. Only 'contract' and, for sums over channels, 'reassoc' are allowed: NaN and inf behave as usual.
+runs it. Scans compute with vectors of channels (`numba_vectors.py`); the last vector of a block is filled up with
+zeros. Loops over channels are vectorised by the compiler; their `exp` is a polynomial in float32, because numba's own
+does not vectorise. Only 'contract' is allowed: NaN and inf behave as usual.
 """
 
 from __future__ import annotations
@@ -16,25 +17,17 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic, overload
 
+from nnunet_mamba.ops.kernels import numba_vectors as vectors
+from nnunet_mamba.ops.kernels.numba_vectors import LANES, LOG2_E, exp2, load, spread, store, totals
+
 FORWARD, REVERSE, INTER_SLICE = 0, 1, 2
-LOG2_E = 1 / math.log(2)
 SCALAR = {"forceinline": True, "fastmath": {"contract"}}
 # array helpers are inlined by numba, before vectorisation; calls with arrays would prevent it
 ARRAY = {"inline": "always"}
 
 
-def _polynomial(function, degree: int, low: float, high: float) -> list[np.float32]:
-    chebyshev = np.polynomial.chebyshev.Chebyshev.interpolate(function, degree, [low, high])
-    return [np.float32(c) for c in chebyshev.convert(kind=np.polynomial.Polynomial).coef]
-
-
-# a systematic error of the decay adds up over a scan's memory: degree 5, good to 8e-8, made results 20 times worse
-P0, P1, P2, P3, P4, P5, P6 = _polynomial(np.exp2, 6, -0.5, 0.5)
-# log1p(v) / v on [0, 1]
-Q0, Q1, Q2, Q3, Q4, Q5, Q6, Q7, Q8, Q9 = _polynomial(
-    lambda v: np.where(v > 1e-12, np.log1p(v) / np.maximum(v, 1e-12), 1.0), 9, 0.0, 1.0
-)
-F_LOW, F_HIGH, F_ROUND, F_ONE, F_ZERO = (np.float32(v) for v in (-126, 128, 1.5 * 2**23, 1, 0))
+P0, P1, P2, P3, P4, P5, P6 = (np.float32(c) for c in vectors.EXP2[types.float32])
+F_LOW, F_HIGH, F_ROUND, F_ONE = (np.float32(v) for v in (-126, 128, 1.5 * 2**23, 1))
 F_LOG2_E = np.float32(LOG2_E)
 
 
@@ -56,11 +49,6 @@ def _bits_of_float(typingctx, value):
 
 def _exp2(x):
     """2**x"""
-    raise NotImplementedError
-
-
-def _softplus(x):
-    """log(1 + exp(x))"""
     raise NotImplementedError
 
 
@@ -86,24 +74,6 @@ def _(x):
 
     def double(x):
         return math.exp(x / LOG2_E)
-
-    return double
-
-
-@overload(_softplus, jit_options=SCALAR)
-def _(x):
-    if x == types.float32:
-
-        def single(x):
-            v = _exp2(-abs(x) * F_LOG2_E)
-            q = Q5 + v * (Q6 + v * (Q7 + v * (Q8 + v * Q9)))
-            tail = v * (Q0 + v * (Q1 + v * (Q2 + v * (Q3 + v * (Q4 + v * q)))))
-            return (x if x > F_ZERO else F_ZERO) + tail
-
-        return single
-
-    def double(x):
-        return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
 
     return double
 
@@ -151,29 +121,6 @@ def _token(b, t, length, order, n_slices):
 
 
 @numba.njit(**ARRAY)
-def _raw_step(given, proj, dt_proj, dt_bias, row, c0, d):
-    """Step size before softplus of one token (d: channels of the block); `given` has no columns if it is computed"""
-    if given.shape[1] > 0:
-        for c in range(d.shape[0]):
-            d[c] = given[row, c0 + c] + dt_bias[c0 + c]
-    else:
-        for c in range(d.shape[0]):
-            d[c] = dt_bias[c0 + c]
-        for j in range(dt_proj.shape[0]):
-            low = proj[row, j]
-            for c in range(d.shape[0]):
-                d[c] += dt_proj[j, c0 + c] * low
-
-
-@numba.njit(**ARRAY)
-def _step_size(given, proj, dt_proj, dt_bias, softplus, row, c0, d):
-    _raw_step(given, proj, dt_proj, dt_bias, row, c0, d)
-    if softplus:
-        for c in range(d.shape[0]):
-            d[c] = _softplus(d[c])
-
-
-@numba.njit(**ARRAY)
 def _task(k, n_blocks, n_segments):
     """Task number -> batch, block of channels, segment"""
     segment = k % n_segments
@@ -181,136 +128,212 @@ def _task(k, n_blocks, n_segments):
     return rest // n_blocks, rest % n_blocks, segment
 
 
+@numba.njit(**ARRAY)
+def _vectors(values, start, stop, n_vectors):
+    """values (k e) -> (n_vectors k LANES), the channels from start to stop and zeros"""
+    block = np.zeros((n_vectors, values.shape[0], LANES), values.dtype)
+    for j in range(values.shape[0]):
+        for c in range(stop - start):
+            block[c // LANES, j, c % LANES] = values[j, start + c]
+    return block
+
+
+@numba.njit(**ARRAY)
+def _channels(block, values, start, stop):
+    """values (k e), the channels from start to stop, become those of block (n_vectors k LANES)"""
+    for j in range(values.shape[0]):
+        for c in range(stop - start):
+            values[j, start + c] = block[c // LANES, j, c % LANES]
+
+
+@numba.njit(**ARRAY)
+def _copy(source, at, target, to, count):
+    """Neighbours of a contiguous array to another, both by flat index"""
+    for j in range(count // LANES):
+        store(target, to + j * LANES, load(source, at + j * LANES))
+    for j in range(count // LANES * LANES, count):
+        target.ravel()[to + j] = source.ravel()[at + j]
+
+
+@numba.njit(**ARRAY)
+def _add(source, at, target, to, count):
+    """The same, added to what is there"""
+    for j in range(count // LANES):
+        store(target, to + j * LANES, load(target, to + j * LANES) + load(source, at + j * LANES))
+    for j in range(count // LANES * LANES, count):
+        target.ravel()[to + j] += source.ravel()[at + j]
+
+
+@numba.njit(**ARRAY)
+def _gather(b, t, tokens, length, order, n_slices, start, stop, values, given, proj, rows, block, raw, into_out):
+    """What a walk reads of `tokens` steps from t on: rows, values and given steps of the block's channels, B | C
+
+    A walk that waits for memory at every token cannot read ahead, and the inter-slice order jumps far from each token
+    to the next; and a row's channels lie together in memory.
+    """
+    channels = np.uintp(values.shape[1])
+    columns = np.uintp(proj.shape[1])
+    size = into_out.shape[1]
+    room = block.shape[1] * LANES
+    for i in range(tokens):
+        row = _token(b, t + i, length, order, n_slices)
+        rows[i] = row
+        _copy(proj, row * columns + columns - np.uintp(size), into_out, i * size, size)
+        _copy(values, row * channels + np.uintp(start), block, i * room, stop - start)
+        if given.shape[1] > 0:
+            _copy(given, row * channels + np.uintp(start), raw, i * room, stop - start)
+
+
+@numba.njit(**ARRAY)
+def _raw_step(raw, token, given, proj, row, dt_proj, bias, v):
+    """Steps before softplus of one token and vector of channels; dt_proj (vectors r LANES), bias (vectors 1 LANES)"""
+    step = load(bias, v * LANES)
+    if given.shape[1] > 0:  # gathered
+        step = step + load(raw, token)
+    else:
+        rank = dt_proj.shape[1]
+        for j in range(rank):
+            step = step + load(dt_proj, (v * rank + j) * LANES) * spread(proj[row, j])
+    return step
+
+
 def scan_forward(
     u, given, proj, dt_proj, dt_bias, softplus, A2, D, order, n_slices, chunk, sub, width, n_segments, states, y
 ):
     """y[row] += scan + D u; states (b c n e) at chunk starts
 
-    u, given, y (rows e); proj (rows r+2n) holds low | B | C; dt_proj (r e); dt_bias, D (e); A2 (n e) = A log2(e).
-    With several segments, states already holds each segment's start at its first chunk.
-    Tokens are gathered `sub` at a time before they are walked: a walk that waits for memory at every token cannot
-    read ahead, and the inter-slice order jumps far from each token to the next.
+    u, given, y (rows e); proj (rows r+2n) holds low | B | C; dt_proj (r e); dt_bias, D (e); A2 (n e) = A log2(e);
+    `given` has no columns if the steps are computed. With several segments, states already holds each segment's start
+    at its first chunk. Tokens are gathered `sub` at a time.
     """
     batch, chunks, n_state, channels = states.shape
     length = u.shape[0] // max(1, batch)
-    rank = proj.shape[1] - 2 * n_state
     n_blocks = (channels + width - 1) // width
+    n_vectors = (width + LANES - 1) // LANES
     for k in numba.prange(batch * n_blocks * n_segments):
         b, block, segment = _task(k, n_blocks, n_segments)
-        c0 = block * width
-        size = min(width, channels - c0)
+        start = block * width
+        stop = min(channels, start + width)
         first = segment * chunks // n_segments
         last = (segment + 1) * chunks // n_segments
-        h = states[b, first, :, c0 : c0 + size].copy()
-        a2 = A2[:, c0 : c0 + size].copy()
-        skip = D[c0 : c0 + size].copy()
+        h = _vectors(states[b, first], start, stop, n_vectors)
+        a2 = _vectors(A2, start, stop, n_vectors)
+        weight = _vectors(dt_proj, start, stop, n_vectors)
+        bias = _vectors(dt_bias.reshape(1, channels), start, stop, n_vectors)
+        skip = _vectors(D.reshape(1, channels), start, stop, n_vectors)
         rows = np.empty(sub, np.uintp)
-        d = np.empty(size, u.dtype)
-        ds = np.empty((sub, size), u.dtype)
-        dus = np.empty((sub, size), u.dtype)
-        accs = np.empty((sub, size), u.dtype)
         into_out = np.empty((sub, 2 * n_state), u.dtype)
+        xs = np.zeros((sub, n_vectors, LANES), u.dtype)  # results take their places
+        raw = np.zeros((sub, n_vectors, LANES), u.dtype)
+        ds = np.empty((sub, LANES), u.dtype)
         for q in range(first, last):
-            for n in range(n_state):
-                for c in range(size):
-                    states[b, q, n, c0 + c] = h[n, c]
+            _channels(h, states[b, q], start, stop)
             end = min(length, (q + 1) * chunk)
             for low in range(q * chunk, end, sub):
                 steps = min(sub, end - low)
+                _gather(b, low, steps, length, order, n_slices, start, stop, u, given, proj, rows, xs, raw, into_out)
+                for v in range(n_vectors):
+                    for i in range(steps):
+                        step = _raw_step(raw, (i * n_vectors + v) * LANES, given, proj, rows[i], weight, bias, v)
+                        store(ds, i * LANES, vectors.softplus(step) if softplus else step)
+                    for i in range(steps):
+                        token = (i * n_vectors + v) * LANES
+                        step = load(ds, i * LANES)
+                        x = load(xs, token)
+                        du = step * x
+                        acc = load(skip, v * LANES) * x
+                        for n in range(n_state):
+                            at = (v * n_state + n) * LANES
+                            state = exp2(step * load(a2, at)) * load(h, at) + du * spread(into_out[i, n])
+                            store(h, at, state)
+                            acc = acc + spread(into_out[i, n_state + n]) * state
+                        store(xs, token, acc)
                 for i in range(steps):
-                    row = _token(b, low + i, length, order, n_slices)
-                    rows[i] = row
-                    _step_size(given, proj, dt_proj, dt_bias, softplus, row, c0, d)
-                    for c in range(size):
-                        x = u[row, c0 + c]
-                        ds[i, c] = d[c]
-                        dus[i, c] = d[c] * x
-                        accs[i, c] = skip[c] * x
-                    for j in range(2 * n_state):
-                        into_out[i, j] = proj[row, rank + j]
-                for i in range(steps):
-                    for n in range(n_state):
-                        into = into_out[i, n]
-                        out = into_out[i, n_state + n]
-                        for c in range(size):
-                            state = _exp2(ds[i, c] * a2[n, c]) * h[n, c] + dus[i, c] * into
-                            h[n, c] = state
-                            accs[i, c] += out * state
-                for i in range(steps):
-                    for c in range(size):
-                        y[rows[i], c0 + c] += accs[i, c]
+                    at = rows[i] * np.uintp(channels) + np.uintp(start)
+                    _add(xs, i * n_vectors * LANES, y, at, stop - start)
 
 
 def segment_ends(
-    u, given, proj, dt_proj, dt_bias, softplus, A2, order, n_slices, chunk, width, n_segments, ends, steps
+    u, given, proj, dt_proj, dt_bias, softplus, A2, order, n_slices, chunk, sub, width, n_segments, ends, sums
 ):
-    """State at each segment's end when it starts from zero: ends (b s n e); sum of its steps: steps (b s e)"""
+    """State at each segment's end when it starts from zero: ends (b s n e); sum of its steps: sums (b s e)"""
     batch, _, n_state, channels = ends.shape
     length = u.shape[0] // max(1, batch)
     chunks = (length + chunk - 1) // chunk
-    rank = proj.shape[1] - 2 * n_state
     n_blocks = (channels + width - 1) // width
+    n_vectors = (width + LANES - 1) // LANES
     for k in numba.prange(batch * n_blocks * n_segments):
         b, block, segment = _task(k, n_blocks, n_segments)
-        c0 = block * width
-        size = min(width, channels - c0)
-        start = (segment * chunks // n_segments) * chunk
-        stop = min(length, ((segment + 1) * chunks // n_segments) * chunk)
-        h = np.zeros((n_state, size), u.dtype)
-        a2 = A2[:, c0 : c0 + size].copy()
-        d = np.empty(size, u.dtype)
-        du = np.empty(size, u.dtype)
-        total = np.zeros(size, u.dtype)
-        for t in range(start, stop):
-            row = _token(b, t, length, order, n_slices)
-            _step_size(given, proj, dt_proj, dt_bias, softplus, row, c0, d)
-            for c in range(size):
-                du[c] = d[c] * u[row, c0 + c]
-                total[c] += d[c]
-            for n in range(n_state):
-                into = proj[row, rank + n]
-                for c in range(size):
-                    h[n, c] = _exp2(d[c] * a2[n, c]) * h[n, c] + du[c] * into
-        for c in range(size):
-            steps[b, segment, c0 + c] = total[c]
-            for n in range(n_state):
-                ends[b, segment, n, c0 + c] = h[n, c]
+        start = block * width
+        stop = min(channels, start + width)
+        h = np.zeros((n_vectors, n_state, LANES), u.dtype)
+        total = np.zeros((n_vectors, 1, LANES), u.dtype)
+        a2 = _vectors(A2, start, stop, n_vectors)
+        weight = _vectors(dt_proj, start, stop, n_vectors)
+        bias = _vectors(dt_bias.reshape(1, channels), start, stop, n_vectors)
+        rows = np.empty(sub, np.uintp)
+        into_out = np.empty((sub, 2 * n_state), u.dtype)
+        xs = np.zeros((sub, n_vectors, LANES), u.dtype)
+        raw = np.zeros((sub, n_vectors, LANES), u.dtype)
+        end = min(length, ((segment + 1) * chunks // n_segments) * chunk)
+        for low in range((segment * chunks // n_segments) * chunk, end, sub):
+            steps = min(sub, end - low)
+            _gather(b, low, steps, length, order, n_slices, start, stop, u, given, proj, rows, xs, raw, into_out)
+            for v in range(n_vectors):
+                for i in range(steps):
+                    token = (i * n_vectors + v) * LANES
+                    step = _raw_step(raw, token, given, proj, rows[i], weight, bias, v)
+                    step = vectors.softplus(step) if softplus else step
+                    store(total, v * LANES, load(total, v * LANES) + step)
+                    du = step * load(xs, token)
+                    for n in range(n_state):
+                        at = (v * n_state + n) * LANES
+                        store(h, at, exp2(step * load(a2, at)) * load(h, at) + du * spread(into_out[i, n]))
+        _channels(h, ends[b, segment], start, stop)
+        _channels(total, sums[b, segment].reshape(1, channels), start, stop)
 
 
 def segment_adjoints(
-    grad_y, given, proj, dt_proj, dt_bias, softplus, A2, order, n_slices, chunk, width, n_segments, starts, steps
+    grad_y, given, proj, dt_proj, dt_bias, softplus, A2, order, n_slices, chunk, sub, width, n_segments, starts, sums
 ):
-    """Decayed adjoint before each segment if nothing follows it: starts (b s n e); sum of its steps: steps (b s e)"""
+    """Decayed adjoint before each segment if nothing follows it: starts (b s n e); sum of its steps: sums (b s e)"""
     batch, _, n_state, channels = starts.shape
     length = grad_y.shape[0] // max(1, batch)
     chunks = (length + chunk - 1) // chunk
-    rank = proj.shape[1] - 2 * n_state
     n_blocks = (channels + width - 1) // width
+    n_vectors = (width + LANES - 1) // LANES
     for k in numba.prange(batch * n_blocks * n_segments):
         b, block, segment = _task(k, n_blocks, n_segments)
-        c0 = block * width
-        size = min(width, channels - c0)
-        start = (segment * chunks // n_segments) * chunk
-        stop = min(length, ((segment + 1) * chunks // n_segments) * chunk)
-        g = np.zeros((n_state, size), grad_y.dtype)
-        a2 = A2[:, c0 : c0 + size].copy()
-        d = np.empty(size, grad_y.dtype)
-        gy = np.empty(size, grad_y.dtype)
-        total = np.zeros(size, grad_y.dtype)
-        for back in range(stop - start):
-            row = _token(b, stop - 1 - back, length, order, n_slices)
-            _step_size(given, proj, dt_proj, dt_bias, softplus, row, c0, d)
-            for c in range(size):
-                gy[c] = grad_y[row, c0 + c]
-                total[c] += d[c]
-            for n in range(n_state):
-                out = proj[row, rank + n_state + n]
-                for c in range(size):
-                    g[n, c] = _exp2(d[c] * a2[n, c]) * (g[n, c] + out * gy[c])
-        for c in range(size):
-            steps[b, segment, c0 + c] = total[c]
-            for n in range(n_state):
-                starts[b, segment, n, c0 + c] = g[n, c]
+        start = block * width
+        stop = min(channels, start + width)
+        g = np.zeros((n_vectors, n_state, LANES), grad_y.dtype)
+        total = np.zeros((n_vectors, 1, LANES), grad_y.dtype)
+        a2 = _vectors(A2, start, stop, n_vectors)
+        weight = _vectors(dt_proj, start, stop, n_vectors)
+        bias = _vectors(dt_bias.reshape(1, channels), start, stop, n_vectors)
+        rows = np.empty(sub, np.uintp)
+        into_out = np.empty((sub, 2 * n_state), grad_y.dtype)
+        gys = np.zeros((sub, n_vectors, LANES), grad_y.dtype)
+        raw = np.zeros((sub, n_vectors, LANES), grad_y.dtype)
+        begin = (segment * chunks // n_segments) * chunk
+        end = min(length, ((segment + 1) * chunks // n_segments) * chunk)
+        for m in range((end - begin + sub - 1) // sub - 1, -1, -1):
+            low = begin + m * sub
+            steps = min(sub, end - low)
+            _gather(b, low, steps, length, order, n_slices, start, stop, grad_y, given, proj, rows, gys, raw, into_out)
+            for v in range(n_vectors):
+                for i in range(steps - 1, -1, -1):
+                    token = (i * n_vectors + v) * LANES
+                    step = _raw_step(raw, token, given, proj, rows[i], weight, bias, v)
+                    step = vectors.softplus(step) if softplus else step
+                    store(total, v * LANES, load(total, v * LANES) + step)
+                    gy = load(gys, token)
+                    for n in range(n_state):
+                        at = (v * n_state + n) * LANES
+                        adjoint = load(g, at) + spread(into_out[i, n_state + n]) * gy
+                        store(g, at, exp2(step * load(a2, at)) * adjoint)
+        _channels(g, starts[b, segment], start, stop)
+        _channels(total, sums[b, segment].reshape(1, channels), start, stop)
 
 
 def scan_backward(
@@ -322,130 +345,118 @@ def scan_backward(
     grad_y, u, y, grad_u, grad_dt (rows e); after (b s n e): decayed adjoint of what follows each segment;
     grad_BC (blocks rows 2n): B | C, one part per channel block; grad_A2 (b s n e), grad_D, grad_dt_bias (b s e): one
     part per task. grad_dt is that of the step before softplus.
-    States are recomputed in two levels, from the chunk start to every `sub` steps and from there to every step, so that
-    what a task works on stays in the cache.
+    A chunk's decays are computed once and kept (they fit the second cache); its states are recomputed in two levels,
+    from the chunk start to every `sub` steps and from there to every step (those fit the first).
     """
     batch, chunks, n_state, channels = states.shape
     length = u.shape[0] // max(1, batch)
-    rank = proj.shape[1] - 2 * n_state
     n_blocks = (channels + width - 1) // width
-    zero = u.dtype.type(0)
+    n_vectors = (width + LANES - 1) // LANES
+    ln2 = u.dtype.type(1 / LOG2_E)
     for k in numba.prange(batch * n_blocks * n_segments):
         b, block, segment = _task(k, n_blocks, n_segments)
-        c0 = block * width
-        size = min(width, channels - c0)
-        first = segment * chunks // n_segments
-        last = (segment + 1) * chunks // n_segments
-        a2 = A2[:, c0 : c0 + size].copy()
-        skip = D[c0 : c0 + size].copy()
-        g = after[b, segment, :, c0 : c0 + size].copy()
-        g_A = np.zeros((n_state, size), u.dtype)
-        g_D = np.zeros(size, u.dtype)
-        g_bias = np.zeros(size, u.dtype)
-        marks = np.empty(((chunk + sub - 1) // sub, n_state, size), u.dtype)
-        hs = np.empty((sub + 1, n_state, size), u.dtype)
-        decays = np.empty((sub, n_state, size), u.dtype)
-        rows = np.empty(sub, np.uintp)
-        raw = np.empty((sub, size), u.dtype)
-        ds = np.empty((sub, size), u.dtype)
-        xs = np.empty((sub, size), u.dtype)
-        dus = np.empty((sub, size), u.dtype)
-        gys = np.empty((sub, size), u.dtype)
-        accs = np.empty((sub, size), u.dtype)
-        into_out = np.empty((sub, 2 * n_state), u.dtype)
-        h = np.empty((n_state, size), u.dtype)
-        d = np.empty(size, u.dtype)
-        gu = np.empty(size, u.dtype)
-        gd = np.empty(size, u.dtype)
-        for q in range(last - 1, first - 1, -1):
+        start = block * width
+        stop = min(channels, start + width)
+        a2 = _vectors(A2, start, stop, n_vectors)
+        weight = _vectors(dt_proj, start, stop, n_vectors)
+        bias = _vectors(dt_bias.reshape(1, channels), start, stop, n_vectors)
+        skip = _vectors(D.reshape(1, channels), start, stop, n_vectors)
+        g = _vectors(after[b, segment], start, stop, n_vectors)
+        g_A = np.zeros((n_vectors, n_state, LANES), u.dtype)
+        g_D = np.zeros((n_vectors, 1, LANES), u.dtype)
+        g_bias = np.zeros((n_vectors, 1, LANES), u.dtype)
+        rows = np.empty(chunk, np.uintp)
+        into_out = np.empty((chunk, 2 * n_state), u.dtype)
+        g_BC = np.empty((chunk, 2 * n_state), u.dtype)
+        xs = np.zeros((chunk, n_vectors, LANES), u.dtype)  # in the end the gradient of u,
+        gys = np.zeros((chunk, n_vectors, LANES), u.dtype)  # y,
+        raw = np.zeros((chunk, n_vectors, LANES), u.dtype)  # and the gradient of the step
+        ds = np.empty((chunk, LANES), u.dtype)
+        decays = np.empty((chunk, n_state, LANES), u.dtype)
+        marks = np.empty(((chunk + sub - 1) // sub, n_state, LANES), u.dtype)
+        hs = np.empty((sub + 1, n_state, LANES), u.dtype)
+        accs = np.empty((sub, LANES), u.dtype)
+        zeros = np.zeros(LANES, u.dtype)
+        for q in range((segment + 1) * chunks // n_segments - 1, segment * chunks // n_segments - 1, -1):
             begin = q * chunk
-            end = min(length, begin + chunk)
-            n_sub = (end - begin + sub - 1) // sub
-            for n in range(n_state):
-                for c in range(size):
-                    h[n, c] = states[b, q, n, c0 + c]
-            for m in range(n_sub):
-                marks[m] = h
-                if m == n_sub - 1:
-                    break
-                for i in range(sub):
-                    row = _token(b, begin + m * sub + i, length, order, n_slices)
-                    _step_size(given, proj, dt_proj, dt_bias, softplus, row, c0, d)
-                    for c in range(size):
-                        ds[i, c] = d[c]
-                        dus[i, c] = d[c] * u[row, c0 + c]
-                    for j in range(n_state):
-                        into_out[i, j] = proj[row, rank + j]
-                for i in range(sub):
+            tokens = min(length, begin + chunk) - begin
+            _gather(b, begin, tokens, length, order, n_slices, start, stop, u, given, proj, rows, xs, raw, into_out)
+            for i in range(tokens):
+                at = rows[i] * np.uintp(channels) + np.uintp(start)
+                _copy(grad_y, at, gys, i * n_vectors * LANES, stop - start)
+            h = _vectors(states[b, q], start, stop, n_vectors)
+            g_BC[:] = 0
+            for v in range(n_vectors):
+                for i in range(tokens):
+                    token = (i * n_vectors + v) * LANES
+                    step = _raw_step(raw, token, given, proj, rows[i], weight, bias, v)
+                    store(raw, token, step)
+                    store(ds, i * LANES, vectors.softplus(step) if softplus else step)
+                for i in range(tokens):
+                    if i % sub == 0:
+                        marks[i // sub] = h[v]
+                    step = load(ds, i * LANES)
+                    du = step * load(xs, (i * n_vectors + v) * LANES)
                     for n in range(n_state):
-                        into = into_out[i, n]
-                        for c in range(size):
-                            h[n, c] = _exp2(ds[i, c] * a2[n, c]) * h[n, c] + dus[i, c] * into
-            for m in range(n_sub - 1, -1, -1):
-                low = begin + m * sub
-                steps = min(end, low + sub) - low
-                hs[0] = marks[m]
-                for i in range(steps):
-                    row = _token(b, low + i, length, order, n_slices)
-                    rows[i] = row
-                    _raw_step(given, proj, dt_proj, dt_bias, row, c0, d)
-                    for c in range(size):
-                        x = u[row, c0 + c]
-                        step = _softplus(d[c]) if softplus else d[c]
-                        raw[i, c] = d[c]
-                        ds[i, c] = step
-                        xs[i, c] = x
-                        dus[i, c] = step * x
-                        accs[i, c] = skip[c] * x
-                        gys[i, c] = grad_y[row, c0 + c]
-                    for j in range(2 * n_state):
-                        into_out[i, j] = proj[row, rank + j]
-                for i in range(steps):
-                    for n in range(n_state):
-                        into = into_out[i, n]
-                        out = into_out[i, n_state + n]
-                        for c in range(size):
-                            decay = _exp2(ds[i, c] * a2[n, c])
-                            state = decay * hs[i, n, c] + dus[i, c] * into
-                            decays[i, n, c] = decay
-                            hs[i + 1, n, c] = state
-                            accs[i, c] += out * state
-                for i in range(steps - 1, -1, -1):
-                    row = rows[i]
-                    for c in range(size):
-                        y[row, c0 + c] += accs[i, c]
-                        g_D[c] += gys[i, c] * xs[i, c]
-                        gu[c] = F_ZERO
-                        gd[c] = F_ZERO
-                    for n in range(n_state):
-                        into = into_out[i, n]
-                        out = into_out[i, n_state + n]
-                        to_B = zero
-                        to_C = zero
-                        for c in range(size):
-                            adjoint = g[n, c] + out * gys[i, c]
-                            decayed = decays[i, n, c] * adjoint
-                            into_exponent = decayed * hs[i, n, c]
-                            g[n, c] = decayed
-                            gd[c] += into_exponent * a2[n, c]
-                            g_A[n, c] += into_exponent * ds[i, c]
-                            gu[c] += adjoint * into
-                            to_B += adjoint * dus[i, c]
-                            to_C += gys[i, c] * hs[i + 1, n, c]
-                        grad_BC[block, row, n] = to_B
-                        grad_BC[block, row, n_state + n] = to_C
-                    for c in range(size):
-                        step = gd[c] / u.dtype.type(LOG2_E) + gu[c] * xs[i, c]
+                        at = (v * n_state + n) * LANES
+                        decay = exp2(step * load(a2, at))
+                        store(decays, (i * n_state + n) * LANES, decay)
+                        store(h, at, decay * load(h, at) + du * spread(into_out[i, n]))
+                for m in range((tokens + sub - 1) // sub - 1, -1, -1):
+                    low = m * sub
+                    steps = min(sub, tokens - low)
+                    hs[0] = marks[m]
+                    for s in range(steps):
+                        i = low + s
+                        x = load(xs, (i * n_vectors + v) * LANES)
+                        du = load(ds, i * LANES) * x
+                        acc = load(skip, v * LANES) * x
+                        for n in range(n_state):
+                            decay = load(decays, (i * n_state + n) * LANES)
+                            state = decay * load(hs, (s * n_state + n) * LANES) + du * spread(into_out[i, n])
+                            store(hs, ((s + 1) * n_state + n) * LANES, state)
+                            acc = acc + spread(into_out[i, n_state + n]) * state
+                        store(accs, s * LANES, acc)
+                    for s in range(steps - 1, -1, -1):
+                        i = low + s
+                        token = (i * n_vectors + v) * LANES
+                        step = load(ds, i * LANES)
+                        x = load(xs, token)
+                        gy = load(gys, token)
+                        du = step * x
+                        gu = load(zeros, 0)
+                        gd = load(zeros, 0)
+                        for n in range(n_state):
+                            at = (v * n_state + n) * LANES
+                            adjoint = load(g, at) + spread(into_out[i, n_state + n]) * gy
+                            decayed = load(decays, (i * n_state + n) * LANES) * adjoint
+                            into_exponent = decayed * load(hs, (s * n_state + n) * LANES)
+                            store(g, at, decayed)
+                            gd = gd + into_exponent * load(a2, at)
+                            store(g_A, at, load(g_A, at) + into_exponent * step)
+                            gu = gu + adjoint * spread(into_out[i, n])
+                            to_B, to_C = totals(adjoint * du, gy * load(hs, ((s + 1) * n_state + n) * LANES))
+                            g_BC[i, n] += to_B
+                            g_BC[i, n_state + n] += to_C
+                        to_step = gd * spread(ln2) + gu * x
                         if softplus:
-                            step *= _sigmoid(raw[i, c])
-                        g_bias[c] += step
-                        grad_dt[row, c0 + c] = step
-                        grad_u[row, c0 + c] = gu[c] * ds[i, c] + skip[c] * gys[i, c]
-        for c in range(size):
-            grad_D[b, segment, c0 + c] = g_D[c]
-            grad_dt_bias[b, segment, c0 + c] = g_bias[c]
-            for n in range(n_state):
-                grad_A2[b, segment, n, c0 + c] = g_A[n, c]
+                            to_step = to_step * vectors.sigmoid(load(raw, token))
+                        store(g_D, v * LANES, load(g_D, v * LANES) + gy * x)
+                        store(g_bias, v * LANES, load(g_bias, v * LANES) + to_step)
+                        store(raw, token, to_step)
+                        store(xs, token, gu * step + load(skip, v * LANES) * gy)
+                        store(gys, token, load(accs, s * LANES))
+            for i in range(tokens):
+                row = rows[i]
+                at = row * np.uintp(channels) + np.uintp(start)
+                _copy(raw, i * n_vectors * LANES, grad_dt, at, stop - start)
+                _copy(xs, i * n_vectors * LANES, grad_u, at, stop - start)
+                _add(gys, i * n_vectors * LANES, y, at, stop - start)
+                for j in range(2 * n_state):
+                    grad_BC[block, row, j] = g_BC[i, j]
+        _channels(g_A, grad_A2[b, segment], start, stop)
+        _channels(g_D, grad_D[b, segment].reshape(1, channels), start, stop)
+        _channels(g_bias, grad_dt_bias[b, segment].reshape(1, channels), start, stop)
 
 
 def convolve(x, x0, weight, bias, order, n_slices, batch, tile, silu, y):

@@ -18,12 +18,12 @@ from torch import Tensor
 
 from nnunet_mamba.ops.numerics import CHUNK
 
-WIDTH = 48
-"""Channels a task works on: enough for the vector units, few enough that its states stay in the first cache."""
+WIDTH, NARROW = 96, 32
+"""Channels a task works on, and at least: what a chunk holds stays in the second cache."""
 SUB = 16
+"""Tokens whose states a task holds at once: they stay in the first cache."""
 TILE = 512
 ORDER_NUMBER = {"f": 0, "b": 1, "s": 2}
-SUMS_OVER_CHANNELS = ("scan_backward",)
 
 _lock = threading.Lock()  # numba's fallback threading layer must not be entered twice
 _parallel_process: int | None = None
@@ -106,8 +106,7 @@ def _new_kernel(name: str, parallel: bool) -> Any:
 
     from nnunet_mamba.ops.kernels import numba_kernels
 
-    fastmath = {"contract"} | ({"reassoc", "nsz"} if name in SUMS_OVER_CHANNELS else set())
-    options = {"fastmath": fastmath, "error_model": "numpy", "parallel": parallel}
+    options = {"fastmath": {"contract"}, "error_model": "numpy", "parallel": parallel}
     kernel: Any = numba.njit(**options)(getattr(numba_kernels, name))
     with suppress(RuntimeError, OSError):  # no folder for the cache can be found: every process compiles
         _let_it_be_cached(kernel, "parallel" if parallel else "serial")
@@ -133,16 +132,23 @@ def _serial(name: str) -> Any:
     return _new_kernel(name, parallel=False)
 
 
-def block_width(channels: int) -> int:
-    """Channels per task, a multiple of 16 where that divides the work evenly."""
+def block_width(batch: int, channels: int) -> int:
+    """Channels per task, a multiple of 16 where that divides the work evenly.
+
+    As many as fit the caches, fewer where that gives every processor something to do: where it does not, sequences are
+    cut. Each block adds to the memory of a gradient.
+    """
     blocks = max(1, round(channels / WIDTH))
+    wanted = -(-(os.cpu_count() or 1) // max(1, batch))
+    if blocks < wanted <= channels // NARROW:
+        blocks = wanted
     even = -(-channels // blocks)
     return max(1, min(channels, -(-even // 16) * 16))
 
 
 def n_segments(batch: int, channels: int, length: int) -> int:
     """Pieces a sequence is walked in at once. Depends on the machine, never on the number of threads in use."""
-    tasks = max(1, batch * -(-channels // block_width(channels)))
+    tasks = max(1, batch * -(-channels // block_width(batch, channels)))
     chunks = -(-length // CHUNK)
     wanted = (os.cpu_count() or 1) // tasks
     return max(1, min(wanted, chunks // 4)) if wanted >= 3 else 1  # two passes cost more than two cores give
@@ -232,12 +238,12 @@ class Scan:
     def forward(self, y: np.ndarray) -> np.ndarray:
         """Adds the result to y (rows e); returns states (b c n e)."""
         n_state, channels = self.A2.shape
-        width = block_width(channels)
+        width = block_width(self.batch, channels)
         states = np.zeros((self.batch, self._bounds[-1], n_state, channels), self.u.dtype)
         if self.segments > 1:
             ends = np.empty((self.batch, self.segments, n_state, channels), self.u.dtype)
             steps = np.empty((self.batch, self.segments, channels), self.u.dtype)
-            call("segment_ends", self.u, *self._step, self.A2, *self._walk, width, self.segments, ends, steps)
+            call("segment_ends", self.u, *self._step, self.A2, *self._walk, SUB, width, self.segments, ends, steps)
             for s in range(1, self.segments):
                 decay = np.exp2(self.A2 * steps[:, s - 1, None])
                 before = states[:, self._bounds[s - 1]]
@@ -248,13 +254,15 @@ class Scan:
     def backward(self, grad_y: np.ndarray, states: np.ndarray, y: np.ndarray, work: Workspace) -> ScanGradients:
         """Adds the result to y (rows e) once more. The gradients of u and dt lie in the workspace."""
         n_state, channels = self.A2.shape
-        width = block_width(channels)
+        width = block_width(self.batch, channels)
         dtype, tasks = self.u.dtype, (self.batch, self.segments)
         after = np.zeros((*tasks, n_state, channels), dtype)
         if self.segments > 1:
             starts = np.empty_like(after)
             steps = np.empty((*tasks, channels), dtype)
-            call("segment_adjoints", grad_y, *self._step, self.A2, *self._walk, width, self.segments, starts, steps)
+            call(
+                "segment_adjoints", grad_y, *self._step, self.A2, *self._walk, SUB, width, self.segments, starts, steps
+            )
             for s in reversed(range(self.segments - 1)):
                 decay = np.exp2(self.A2 * steps[:, s + 1, None])
                 after[:, s] = decay * after[:, s + 1] + starts[:, s + 1]

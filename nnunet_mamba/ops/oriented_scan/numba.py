@@ -133,7 +133,7 @@ def workspace(
     kept = orders * batch * n_chunks(length) * states * channels
     if part == "forward":
         return (scan + kept) * acc.itemsize
-    blocks = -(-channels // block_width(channels))
+    blocks = -(-channels // block_width(batch, channels))
     grad_bc = (blocks + (blocks > 1)) * rows * 2 * states
     return (scan + 3 * rows * channels + grad_bc + rows * projected) * acc.itemsize
 
