@@ -158,7 +158,7 @@ def check_label(path: Path, volume: Volume, allowed: Mapping[int, int], tell: Te
             return ()
         off = float(np.abs(array - np.rint(array)).max())
         if off > ROUND:
-            tell(REFUSED, f"{path}: labels are no whole numbers (up to {off:.3g} off)")
+            tell(REFUSED, f"{path}: labels are not whole numbers (up to {off:.3g} off)")
             return ()
         if off > 0:
             tell(REPAIRED, f"{path.name}: labels up to {off:.1g} off whole numbers; rounded")

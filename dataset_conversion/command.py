@@ -62,7 +62,7 @@ def _common(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--prefer", choices=("sform", "qform"), help="where a NIfTI's two geometries disagree")
     parser.add_argument("--fix-shear", action="store_true", help="make slightly sheared axes perpendicular")
-    parser.add_argument("--nan-to-zero", action="store_true", help="set voxels that are no numbers to 0")
+    parser.add_argument("--nan-to-zero", action="store_true", help="set voxels that are not numbers to 0")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -61,7 +61,7 @@ class RefusedError(ValueError):
         n = len(report.refused_cases - {ANY})
         hint = "mend them, or leave them out with --skip-incomplete"
         if not report.is_convertible:
-            hint = "--skip-incomplete does not help: what is left is no dataset"
+            hint = "--skip-incomplete does not help: what is left is not a dataset"
         super().__init__(f"{report.summary()}\n\nnothing written: {n} of {report.found} cases refused; {hint}")
         self.report = report
 

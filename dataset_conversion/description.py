@@ -75,7 +75,7 @@ def _check_paths(text: Mapping[str, Any]) -> None:
             raise ValueError(f"{key} {channels!r}; expected an object of channel names and paths")
         for name, path in channels.items():
             if not name.strip() or not name.isprintable():
-                raise ValueError(f"{key}: {name!r} is no name")
+                raise ValueError(f"{key}: {name!r} is not a name")
             _check_path(path)
         if len(set(channels.values())) < len(channels):
             raise ValueError(f"{key}: two channels of the same files")
@@ -98,7 +98,7 @@ def _check_map(known: Any, values: set[int]) -> None:
         raise ValueError(f'label_map {known!r}; expected an object like {{"255": 1}}')
     for source, target in known.items():
         if not re.fullmatch(r"-?[0-9]{1,18}", source):
-            raise ValueError(f"label_map: {source!r} is no whole number")
+            raise ValueError(f"label_map: {source!r} is not a whole number")
         if not _is_whole(target, 0, LARGEST) or target not in values:
             raise ValueError(f"label_map: {source} -> {target!r}, which labels lack; they have {sorted(values)}")
     if len({int(source) for source in known}) < len(known):

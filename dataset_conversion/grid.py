@@ -80,7 +80,7 @@ def geometry(shape: Sequence[int], affine: np.ndarray) -> Geometry:
 
 @dataclass(frozen=True)
 class Volume:
-    """A file's voxels (z y x) and grid. repairs: what had to be mended; copyable: nothing was, and it is .nii.gz."""
+    """A file's voxels (z y x) and grid. repairs: what had to be repaired; copyable: nothing was, and it is .nii.gz."""
 
     array: np.ndarray
     geometry: Geometry
@@ -97,7 +97,7 @@ class Volume:
 
 def perpendicular(path: Path, affine: np.ndarray, fix_shear: bool, repairs: list[str]) -> np.ndarray:
     """The map with perpendicular axes, which nnU-Net's reader needs. Raises UnreadableError for a sheared one that
-    may not be mended."""
+    may not be repaired."""
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     axes = affine[:3, :3] / spacing
     cosine = float(np.abs(axes.T @ axes - np.eye(3)).max())

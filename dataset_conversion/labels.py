@@ -37,7 +37,7 @@ def check_labels(labels: Any, order: Any = None) -> None:
 
 def _check_label(name: str, value: Any) -> None:
     if not name.strip() or not name.isprintable():
-        raise ValueError(f"labels: {name!r} is no name")
+        raise ValueError(f"labels: {name!r} is not a name")
     own = numbers(value)
     if not own or not all(_is_whole(v) and 0 <= v <= LARGEST for v in own):
         raise ValueError(

@@ -58,7 +58,9 @@ def _read_pair(header: Path, path: Path, prefer: str | None, fix_shear: bool, st
     if magic in (b"ni1", b"ni2"):
         return read_nifti(path, start, prefer, fix_shear, stacked, header)
     if magic in (b"n+1", b"n+2"):
-        raise UnreadableError(header, f"says that its voxels follow in it (magic {magic.decode()}), beside {path.name}")
+        raise UnreadableError(
+            header, f"says that its voxels follow in it (magic {magic.decode()}), next to {path.name}"
+        )
     volume = _read_other(path, first_bytes(path), fix_shear)
     if is_nifti(start):  # so Analyze: SimpleITK puts 0 where it ends too early
         check_length(path, volume.array.nbytes, vox_offset(start))

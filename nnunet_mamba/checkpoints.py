@@ -1,4 +1,4 @@
-"""Reading checkpoint files of others: no code in them is run, and what is no checkpoint is called by its name."""
+"""Reading checkpoint files of others: no code in them is run, and what is not a checkpoint is named."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def read(path: str | Path, mmap: bool = False) -> Any:
     """Content of a file that torch.save wrote: tensors and plain values, and the NumPy numbers in nnU-Net's logs.
 
     mmap: leave large tensors on the disk until they are used. Raises ValueError in one sentence, naming the file, for
-    what is no such file, is damaged, or holds objects whose unpickling would run code.
+    what is not such a file, is damaged, or holds objects whose unpickling would run code.
     """
     path = Path(path)
     try:
@@ -46,7 +46,7 @@ class _NoCheckpointError(ValueError):
 
 
 def _no_checkpoint(path: Path) -> str | None:
-    """What a file is that is no checkpoint, by its first bytes."""
+    """What a file is that is not a checkpoint, by its first bytes."""
     if not path.is_file():
         return " is a folder; name the file in it" if path.is_dir() else ": no such file"
     with path.open("rb") as file:

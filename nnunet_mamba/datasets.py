@@ -67,7 +67,7 @@ def _no_dataset(given: str, folders: Iterable[Path], known: list[str]) -> str:
 
 
 def read_dataset_json(dataset: str) -> dict[str, Any]:
-    """Of the raw dataset, or its copy beside the preprocessed data. Raises ValueError if it is missing or no JSON."""
+    """Of the raw dataset, or its copy next to the preprocessed data. Raises ValueError if it is missing or no JSON."""
     folders = Dataset(dataset)
     for path in (folders.dataset_json, folders.preprocessed_dataset_json):
         if path.is_file():
@@ -93,7 +93,7 @@ def check_configuration_name(name: str, plans: Path, option: str = "-c") -> None
     if plans.is_file():
         configurations = read_object(plans).get("configurations")
         if not isinstance(configurations, dict):
-            raise ValueError(f'{plans}: these are no plans of nnU-Net: "configurations" is missing or no JSON object')
+            raise ValueError(f'{plans}: these are not plans of nnU-Net: "configurations" is missing or no JSON object')
         there = list(configurations)
         said = f"{plans.stem} has {', '.join(there)}"
     else:

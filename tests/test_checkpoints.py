@@ -1,4 +1,4 @@
-"""Files of others are read without running code in them, and what is no checkpoint is called by its name."""
+"""Files of others are read without running code in them, and what is not a checkpoint is named."""
 
 from __future__ import annotations
 

@@ -155,7 +155,7 @@ def test_a_damaged_split_is_named(folders: Path, content: str) -> None:
 def test_a_file_that_is_no_plans_is_named(folders: Path, content: str) -> None:
     plans = folders / "nnUNetPlans.json"
     plans.write_text(content)
-    with pytest.raises(ValueError, match=r'nnUNetPlans\.json: these are no plans of nnU-Net: "configurations" is'):
+    with pytest.raises(ValueError, match=r'nnUNetPlans\.json: these are not plans of nnU-Net: "configurations" is'):
         check_configuration_name("2d", plans)
 
 

@@ -70,7 +70,7 @@ def _explained(given: str) -> list[Message]:
             return explain(path.read_text(encoding="utf-8", errors="replace"))
         if path.is_dir():
             raise ValueError(f"--explain {given} is a folder; name a log file in it")
-    except OSError:  # a long message is no file name
+    except OSError:  # a long message is not a file name
         pass
     found = explain(given)
     if not found and LIKE_A_FILE.fullmatch(given):

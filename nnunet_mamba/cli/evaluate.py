@@ -29,7 +29,7 @@ UNFINISHED = "evaluation.unfinished"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-ref", required=True, type=Path, metavar="DIR", help="reference segmentations")
     parser.add_argument("-pred", required=True, type=Path, metavar="DIR", help="predictions, with the same file names")
-    parser.add_argument("-djfile", type=Path, metavar=DATASET_JSON, help="labels or regions; default: beside the "
+    parser.add_argument("-djfile", type=Path, metavar=DATASET_JSON, help="labels or regions; default: next to the "
                         "predictions, as nnUNetv2_predict leaves it; without one, the values found")  # fmt: skip
     parser.add_argument("-metrics", nargs="+", default=list(DEFAULT_METRICS), metavar="NAME",
                         help="Dice IoU HD95 HD95area HD ASSD NSD1 (at 1 mm; NSD2, NSD0.5, ...) clDice LesionDice "

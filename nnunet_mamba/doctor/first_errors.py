@@ -53,10 +53,10 @@ FIRST_ERRORS = (
     Message(
         "name-of-ours-misspelt",
         ("ValueError: 'nnUNetTrainerSegMama' is not known to nnU-Net or to nnunet_mamba. Did you mean nnUNetTrainerSegMamba?",
-         "ValueError: nnUNetTrainerSegMamba_x: _x is no suffix of our trainers",
+         "ValueError: nnUNetTrainerSegMamba_x: _x is not a suffix of our trainers",
          "ValueError: nnUNetTrainerSegMamba_10epoch: one training has one name, and this one is written "
          "nnUNetTrainerSegMamba_10epochs"),
-        r"is not known to nnU-Net or to nnunet_mamba|is no suffix of our trainers|the suffixes have an order"
+        r"is not known to nnU-Net or to nnunet_mamba|is not a suffix of our trainers|the suffixes have an order"
         r"|one training has one name|a suffix stands twice",
         "The name is nearly one of ours: a letter is wrong, a suffix does not exist, or the suffixes stand in another order. Or it is "
         "another project's: U-Mamba's checkpoints for instance ask for its nnUNetTrainerUMambaEncNoAMP, which is not installed.",
@@ -175,7 +175,7 @@ FIRST_ERRORS = (
         r"(Shape|Spacing) mismatch between (segmentation|image)|Unexpected number of modalities"
         r"|(Images|Segmentation) contains NaN|Some images have errors",
         "An image and its label (or two channels) have another size, another spacing or another number of channels, or hold values "
-        "that are no numbers. The lines above name the files.",
+        "that are not numbers. The lines above name the files.",
         "Mend these files, or convert the dataset again with `nnunet-mamba convert`, which checks every case and says what it "
         "repairs (`--trust-array`: equal sizes are the same grid, whatever the headers say; `--nan-to-zero`).",
     ),
@@ -278,7 +278,7 @@ FIRST_ERRORS = (
         r"|is a web page, not|is a pointer of Git LFS|is a gzip file, not a checkpoint|is a text file, not a checkpoint"
         r"|is empty: the download|is cut off after [\d.]+ MB|is a zip archive without a checkpoint|is damaged, or no checkpoint"
         r"|checkpoint.{0,80}(damaged|cut off|no checkpoint)",
-        "A checkpoint is no whole checkpoint: a copy or download that was cut off, a web page or an LFS pointer saved under its name, "
+        "A checkpoint is not a whole checkpoint: a copy or download that was cut off, a web page or an LFS pointer saved under its name, "
         "or a training that was killed while saving.",
         "`head -c 100 FILE` shows text where a download failed: download again. For a training of your own: `checkpoint_best.pth` (`-chk "
         "checkpoint_best.pth`), or go on with `--c`; our trainers keep the previous checkpoint until the new one is whole.",
@@ -287,7 +287,7 @@ FIRST_ERRORS = (
         "zip-damaged",
         ("zipfile.BadZipFile: File is not a zip file",),
         r"BadZipFile|is not a zip file",
-        "The file is no zip archive: a web page saved under its name, or half a download.",
+        "The file is not a zip archive: a web page saved under its name, or half a download.",
         "`head -c 100 FILE` shows text where a download failed. nnUNetv2_export_model_to_zip makes what "
         "nnUNetv2_install_pretrained_model_from_zip reads.",
     ),

@@ -107,7 +107,7 @@ def refusal(folder: str, class_name: str) -> str | None:
     unknown = suffixes.unknown_suffixes(class_name)
     if unknown:
         known = ", ".join(s.form for s in suffixes.SUFFIXES)
-        return f"_{unknown[0]} is no suffix of our trainers; expected {known}"
+        return f"_{unknown[0]} is not a suffix of our trainers; expected {known}"
     if parts is None:
         return "a suffix stands twice, or _its without a number of epochs"
     conflict = parts.conflict()

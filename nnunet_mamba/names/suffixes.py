@@ -164,7 +164,7 @@ def parse(class_name: str) -> TrainerName | None:
 
 
 def unknown_suffixes(class_name: str) -> list[str]:
-    """What stands between the underscores of a name and is no suffix"""
+    """What stands between the underscores of a name and is not a suffix"""
     return [token for token in class_name.split("_")[1:] if _read(token)[0] is None]
 
 

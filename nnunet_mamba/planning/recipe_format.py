@@ -134,7 +134,7 @@ def check_recipe(recipe: Mapping[str, Any]) -> networks.Network:
 
 
 def check_demo(recipe: Mapping[str, Any]) -> None:
-    """Raises ValueError for what is no recipe of `nnunet-mamba demo`."""
+    """Raises ValueError for what is not a recipe of `nnunet-mamba demo`."""
     what = f"recipe {_short(recipe.get('name', '?'))}"
     _check(recipe, DEMO, what, "not a recipe for the demo")
     for part in ("cpu", "gpu"):

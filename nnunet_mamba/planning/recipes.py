@@ -11,7 +11,7 @@ from nnunet_mamba.whole_files import read_object
 
 
 def recipe_folder() -> Path:
-    """Where the recipes are: in an installed package, or beside it in a source tree."""
+    """Where the recipes are: in an installed package, or next to it in a source tree."""
     package = Path(nnunet_mamba.__file__).parent
     installed = package / "recipes"
     return installed if installed.is_dir() else package.parent / "plans"

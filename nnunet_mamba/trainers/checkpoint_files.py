@@ -1,4 +1,4 @@
-"""Checkpoint files that are whole or not there, with the one before kept beside the latest.
+"""Checkpoint files that are whole or not there, with the one before kept next to the latest.
 
 A training killed while it writes, or a disk that fills up, leaves half a file; nnU-Net would find it with `--c` and
 stop, or worse, start again.

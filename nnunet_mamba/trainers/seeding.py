@@ -20,7 +20,7 @@ LARGEST = 2**32 - 1
 
 
 def wanted_seed() -> int | None:
-    """The environment variable's. Raises ValueError for what is no seed."""
+    """The environment variable's. Raises ValueError for what is not a seed."""
     text = os.environ.get(VARIABLE, "")
     if not text:
         return None

@@ -81,7 +81,7 @@ def test_demo_trains_trainers_that_exist(tmp_path: Path, epochs: int) -> None:
 
 WRONG = {
     "crossval -d 4 -tr nnUNetTrainerSegMama": "Did you mean nnUNetTrainerSegMamba?",
-    "crossval -d 4 -tr nnUNetTrainerSegMamba_x": "_x is no suffix",
+    "crossval -d 4 -tr nnUNetTrainerSegMamba_x": "_x is not a suffix",
     "crossval -d 4 -tr nnUNetTrainer": "the environment variable nnUNet_raw is not set",
     "evaluate -ref a -pred b -metrics Dicee": "metric 'Dicee'; expected some of Dice",
     "evaluate -ref a -pred b": "-ref a: no such folder",

@@ -60,8 +60,8 @@ def _with(value: float, kind: Any) -> np.ndarray:
 
 
 BAD = {
-    "a half": (_with(1.5, np.float32), "labels are no whole numbers (up to 0.5 off)"),
-    "a probability": (_with(0.3, np.float64), "labels are no whole numbers (up to 0.3 off)"),
+    "a half": (_with(1.5, np.float32), "labels are not whole numbers (up to 0.5 off)"),
+    "a probability": (_with(0.3, np.float64), "labels are not whole numbers (up to 0.3 off)"),
     "NaN": (_with(np.nan, np.float32), "a label with NaN or infinite voxels"),
     "infinite": (_with(np.inf, np.float32), "a label with NaN or infinite voxels"),
     "another label": (_with(4, np.uint8), "label values 4; allowed: 0, 1, 2, 3"),

@@ -182,7 +182,11 @@ REFUSALS = {
     "sheared": (_shear(0.5), "sheared: its axes are 0.5 degrees off a right angle; --fix-shear", {"fix_shear": True}),
     "sheared much": (_shear(5), "sheared: its axes are 5 degrees off a right angle", None),
     "NaN": (_voxels("t2", _nan), "1 voxels are NaN or infinite", {"nan_to_zero": True}),
-    "half labels": (_voxels("seg", lambda a: a * np.float32(0.5)), "labels are no whole numbers (up to 0.5 off)", None),
+    "half labels": (
+        _voxels("seg", lambda a: a * np.float32(0.5)),
+        "labels are not whole numbers (up to 0.5 off)",
+        None,
+    ),
     "labels of another year": (_voxels("seg", _other_values), "label values 3; allowed: 0, 1, 2, 4", None),
     "label of another task": (_voxels("seg", lambda a: a * 60), "label values 60, 120, 240; allowed", None),
     "LFS pointer": (_text(b"version https://git-lfs.github.com/spec/v1\noid sha256:1"), "Git LFS pointer", None),

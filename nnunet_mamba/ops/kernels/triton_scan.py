@@ -19,7 +19,7 @@ CARRY_CHUNKS, CARRY_LANES = 64, 32
 OPTIONS = {"enable_fp_fusion": True}
 """Multiply-adds in one instruction: Triton is about to turn its default off."""
 REGISTERS = {"outputs": 80, "again": 168}
-"""Of a thread, at most, on NVIDIA's GPUs. A few values then move to memory and back, but more programs run beside each
+"""Of a thread, at most, on NVIDIA's GPUs. A few values then move to memory and back, but more programs run next to each
 other and hide each other's loads: on an H200, `outputs` took 1.26 ms instead of 2.31, `again` 3.07 instead of 3.65."""
 
 

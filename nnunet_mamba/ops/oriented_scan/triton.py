@@ -113,7 +113,7 @@ def backward(
 def workspace(
     part: str, batch: int, length: int, channels: int, orders: int, states: int, rank: int, dtype: torch.dtype
 ) -> int:
-    """Bytes that "forward" or "backward" holds at its worst moment, beside its arguments and results.
+    """Bytes that "forward" or "backward" holds at its worst moment, in addition to its arguments and results.
 
     A count of the tensors made below and in the scan's launches; a test compares it with what they make.
     """

@@ -39,7 +39,7 @@ class Allocations(TorchDispatchMode):
         self.totals, self.workspaces = [self._live], {}
 
     def __exit__(self, *raised: Any) -> None:
-        self._is_over = True  # what is released later, when the network goes, is no part of it
+        self._is_over = True  # what is released later, when the network goes, is not part of it
         super().__exit__(*raised)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:

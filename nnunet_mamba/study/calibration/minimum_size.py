@@ -1,4 +1,4 @@
-"""The minimum component sizes of a model: chosen on its cross-validation, kept beside it, applied to predictions."""
+"""The minimum component sizes of a model: chosen on its cross-validation, kept next to it, applied to predictions."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class MinimumSize:
     def apply(self, model: ValidatedModel, source: Path, target: Path) -> int:
         """Write the label maps of `source` without small components; how many.
 
-        Raises ValueError for none, and, after all others are written, for files that are no label maps.
+        Raises ValueError for none, and, after all others are written, for files that are not label maps.
         """
         ending = model.dataset_json["file_ending"]
         files = list(files_by_case(source, ending).values())

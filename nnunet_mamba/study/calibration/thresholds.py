@@ -1,4 +1,4 @@
-"""The thresholds of a model: chosen on its cross-validation, kept beside it, used in its predictions."""
+"""The thresholds of a model: chosen on its cross-validation, kept next to it, used in its predictions."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class ChosenThresholds:
     of_held_out: dict[str, tuple[float, ...]]
 
     def store(self, model: ValidatedModel) -> Path:
-        """Keep them beside the model; its predictions are as before."""
+        """Keep them next to the model; its predictions are as before."""
         path = model.folder.path / STORED
         write_json(path, {
             "metric": self.metric, "regions": self.thresholds.regions, "thresholds": self.thresholds.values,

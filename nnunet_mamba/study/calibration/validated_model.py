@@ -1,4 +1,4 @@
-"""A trained model's cross-validation: its probabilities, and the truth beside them."""
+"""A trained model's cross-validation: its probabilities, and the truth next to them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class ValidationCase:
 
 @dataclass
 class ValidatedModel:
-    """A model of nnU-Net's, with the content of the files beside it."""
+    """A model of nnU-Net's, with the content of the files next to it."""
 
     dataset: Dataset
     model: Model
@@ -55,7 +55,7 @@ class ValidatedModel:
         folder = find_model(name, model.name)
         found = cls(Dataset(name), model, read_object(folder.plans), read_object(folder.dataset_json))
         if "image_reader_writer" not in found.plans:
-            raise ValueError(f'{folder.plans}: these are no plans of nnU-Net: "image_reader_writer" is missing')
+            raise ValueError(f'{folder.plans}: these are not plans of nnU-Net: "image_reader_writer" is missing')
         describe(found.dataset_json, folder.dataset_json)
         ending_of(found.dataset_json, folder.dataset_json)
         return found

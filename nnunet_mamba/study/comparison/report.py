@@ -1,4 +1,4 @@
-"""The comparison as one page that needs nothing else, and as Markdown with its pictures beside it."""
+"""The comparison as one page that needs nothing else, and as Markdown with its pictures next to it."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Report:
     labels: tuple[tuple[int, str], ...] = ()
     cases_note: str = ""
     overlays: Mapping[str, str] = field(default_factory=dict)
-    """Caption -> file beside the Markdown page."""
+    """Caption -> file next to the Markdown page."""
 
 
 def picture(name: str, caption: str, figure: Figure) -> Picture:

@@ -1,4 +1,4 @@
-"""Every candidate's scores of the common cases, kept beside the report so that nothing is computed twice."""
+"""Every candidate's scores of the common cases, kept next to the report so that nothing is computed twice."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nnunet_mamba.study.evaluation.kept import key_of
 from nnunet_mamba.whole_files import read_object, write_json
 
 ALL_MASKS = "all masks"
-"""Row beside the masks: the mean over them, case by case."""
+"""Row next to the masks: the mean over them, case by case."""
 SOME = "some"
 """In that row: of some masks one or both are empty."""
 

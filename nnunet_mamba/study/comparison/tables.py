@@ -68,7 +68,7 @@ def differences(found: Sequence[Difference], test: str, unit: str, tables: Table
     note = (
         f"Mean paired difference, its {CONFIDENCE:.0%} bootstrap interval (BCa), and two-sided p-values. Corrected: "
         f"Holm, on the {test} test, over the pairs of the primary question ({primary.metric}, {primary.mask}) and, "
-        f"apart from these, over all other rows. Unit: {unit}. An interval with zero in it is no evidence of a "
+        f"apart from these, over all other rows. Unit: {unit}. An interval with zero in it is not evidence of a "
         "difference, and none of its absence."
     )
     head = (

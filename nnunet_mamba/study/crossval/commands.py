@@ -233,5 +233,5 @@ def find_command(name: str) -> str:
         return str(beside)
     found = shutil.which(name)
     if found is None:
-        raise ValueError(f"{name} is not installed beside {sys.executable}: pip install nnunetv2")
+        raise ValueError(f"{name} is not installed next to {sys.executable}: pip install nnunetv2")
     return found

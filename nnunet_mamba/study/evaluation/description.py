@@ -82,7 +82,7 @@ def _turned(labels: Mapping[str, Any]) -> dict[str, str]:
     names = list(labels.values())
     wrong = [n for n in names if not isinstance(n, str) or names.count(n) > 1]
     if wrong:
-        raise ValueError(f"labels {short(labels)}: {short(wrong[0])} is no name, or one of two labels")
+        raise ValueError(f"labels {short(labels)}: {short(wrong[0])} is not a name, or one of two labels")
     return {name: value for value, name in labels.items()}
 
 

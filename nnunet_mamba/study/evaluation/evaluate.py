@@ -22,7 +22,7 @@ from nnunet_mamba.study.evaluation.masks import files_by_case, read_pair, shown
 
 INDEX = ["case", "mask"]
 EMPTY = "empty"
-"""Column beside the metrics: which mask of the pair is empty."""
+"""Column next to the metrics: which mask of the pair is empty."""
 STATISTICS = ("mean", "std", "median", "cases")
 MARK = "†"
 """Beside a mean in which some values are set by the rule for empty masks."""

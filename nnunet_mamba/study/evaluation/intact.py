@@ -23,10 +23,10 @@ LONGEST_HEADER = 2**20
 def check_intact(path: Path) -> None:
     """Reads NIfTI to its end, and compressed NRRD and MHA to their checksum.
 
-    Raises ValueError for a file that is cut off or damaged, or a NIfTI file with voxels that are no finite numbers.
+    Raises ValueError for a file that is cut off or damaged, or a NIfTI file with voxels that are not finite numbers.
     """
     if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would be waited for
-        raise ValueError(f"{path} is no regular file")
+        raise ValueError(f"{path} is not a regular file")
     try:
         with path.open("rb") as file:
             start = file.read(4)

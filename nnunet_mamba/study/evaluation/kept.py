@@ -39,7 +39,7 @@ class Kept:
         return known
 
     def add(self, case: str, scores: CaseScores) -> None:
-        """Begins with a new line: the one before may have no end. A full disk is told when results are written."""
+        """Begins with a new line: the one before may have no end. A full disk is reported when results are written."""
         line = json.dumps({"case": case, "key": self.keys[case], "scores": asdict(scores)})
         with suppress(OSError), self.file.open("a", encoding="utf-8") as file:
             file.write(f"\n{line}")
@@ -61,7 +61,7 @@ def key_of(pair: tuple[Path, Path], asked: Question) -> str:
 def _state(path: Path) -> tuple[int, int]:
     try:
         return path.stat().st_size, path.stat().st_mtime_ns
-    except OSError:  # a link to nowhere, which is told when it is read
+    except OSError:  # a link to nowhere, which is reported when it is read
         return 0, 0
 
 

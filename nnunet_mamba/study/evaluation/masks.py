@@ -104,7 +104,7 @@ def whole_numbers(array: np.ndarray, path: Path) -> np.ndarray:
         count = int((off > ROUND).sum())
         raise ValueError(
             f"{path} holds {array[place]:.6g} at voxel {tuple(int(i) for i in place[::-1])}, and {count} values that "
-            "are no whole numbers: probabilities, or labels that were interpolated"
+            "are not whole numbers: probabilities, or labels that were interpolated"
         )
     if not off.size or np.abs(rounded).max() < HIGHEST_FLOAT:
         return rounded.astype(np.int64)

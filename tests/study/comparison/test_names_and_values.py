@@ -258,7 +258,7 @@ def test_a_mean_without_values_set_by_rule_is_not_marked(space: Path) -> None:
 @pytest.mark.parametrize(("spoil", "reason"), [
     (lambda p: p.write_bytes(b""), "cannot be read"),
     (lambda p: p.write_bytes(p.read_bytes()[:-20]), "is cut off"),
-    (lambda p: (p.unlink(), os.mkfifo(p)), "is no regular file"),
+    (lambda p: (p.unlink(), os.mkfifo(p)), "is not a regular file"),
     (lambda p: _write(p, np.zeros((3, 4, 5), np.float32)), r"\(5, 4, 3\) voxels, but .*ref/c0.nii.gz has"),
 ])  # fmt: skip
 def test_an_image_that_cannot_be_shown_is_told_and_ends_nothing(space: Path, spoil: Any, reason: str) -> None:

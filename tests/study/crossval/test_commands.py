@@ -77,7 +77,7 @@ def test_interruption_ends_the_command_and_its_children(tmp_path: Path) -> None:
 
 def test_missing_command_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ValueError, match=r"nnUNetv2_nonsense is not installed beside .*pip install nnunetv2"):
+    with pytest.raises(ValueError, match=r"nnUNetv2_nonsense is not installed next to .*pip install nnunetv2"):
         stock_commands.find_command("nnUNetv2_nonsense")
 
 

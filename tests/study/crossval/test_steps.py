@@ -195,7 +195,7 @@ def _crossval(*arguments: str) -> int:
     ("arguments", "message"),
     [
         (("-tr", "nnUNetTrainerSegMama"), "Did you mean nnUNetTrainerSegMamba?"),
-        (("-tr", "nnUNetTrainerSegMamba_7epoch_x"), "_x is no suffix of our trainers"),
+        (("-tr", "nnUNetTrainerSegMamba_7epoch_x"), "_x is not a suffix of our trainers"),
         (("-tr", "myTrainer"), "'myTrainer' is not known to nnU-Net or to nnunet_mamba"),
         (("-tr", "nnUNetTrainer", "-f", "0", "5"), "-f 5: the dataset is split into 5 folds; -f 0 1 2 3 4"),
         (("-tr", "nnUNetTrainer", "nnUNetTrainer"), "given twice"),

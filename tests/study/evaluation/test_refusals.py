@@ -242,7 +242,7 @@ def _pipe(folders: Path) -> None:
     [
         (_hard_link, "is the same file as .*ref/c1.nii.gz"),
         (_link, "is the same file as"),
-        (_pipe, "is no regular file"),
+        (_pipe, "is not a regular file"),
     ],
 )
 def test_predictions_that_are_none(folders: Path, make: Callable[[Path], None], message: str, capsys: Capture) -> None:
@@ -543,7 +543,10 @@ def test_labels_of_the_decathlon(folders: Path) -> None:
         ('{"labels": {"a": []}}', r"label 'a' is \[\]; expected a name, and a number"),
         ('{"labels": {" ": 1}}', "label ' ' is 1; expected a name"),
         ('{"labels": {"a": 1e400}}', "label 'a' is Infinity; expected"),
-        ('{"labels": {"0": "background", "1": "x", "2": "x"}}', r'labels \{.*\}: "x" is no name, or one of two labels'),
+        (
+            '{"labels": {"0": "background", "1": "x", "2": "x"}}',
+            r'labels \{.*\}: "x" is not a name, or one of two labels',
+        ),
         ('{"labels": {"a": 1, "ignore": 1}}', '"ignore" is .1.; expected one value that no other label has'),
         ('{"labels": {"a": 1, "ignore": [2, 3]}}', '"ignore" is .2, 3.; expected one value'),
         ('{"labels": {"a": 1}, "file_ending": 3}', '"file_ending" is 3; expected ".nii.gz"'),
