@@ -16,8 +16,8 @@ from tests.ops.cases import as_leaves, conv_inputs, cpu_backends, gradients, rel
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 
 
-def test_the_operator_that_networks_call_is_the_first() -> None:
-    assert tuple(CASES) == ("oriented_scan", "selective_scan", "causal_conv1d")
+def test_operators_that_networks_call_come_before_those_they_are_made_of() -> None:
+    assert tuple(CASES) == ("oriented_scan", "oriented_ssd", "selective_scan", "ssd", "causal_conv1d")
 
 
 @pytest.fixture(autouse=True)
