@@ -34,7 +34,7 @@ class Composed:
         total, states = None, []
         for k, order in enumerate(orders):
             own = weights.of(k, acc)
-            given = (permute(t.to(acc), order, n_slices) for t in (xBC, dt))
+            given = permute(xBC.to(acc), order, n_slices), permute(dt.to(acc), order, n_slices)
             _, x, step, B, C = _scan_inputs(self.convolution, *given, own, d_state, n_groups)
             y, order_states = self.recurrence.walk(x, step, own.A, B, C)
             y = restore((y + own.D[:, None] * x).flatten(2), order, n_slices)
@@ -60,8 +60,8 @@ class Composed:
         grad_xBC, grad_dt = (torch.zeros_like(t, dtype=acc) for t in (xBC, dt))
         per_order = []
         for k, order in enumerate(orders):
-            given = (permute(t.to(acc), order, n_slices) for t in (grad_y, xBC, dt))
-            grads = self._order_backward(*given, weights.of(k, acc), d_state, n_groups, states[k])
+            grad, xBC_, dt_ = [permute(t.to(acc), order, n_slices) for t in (grad_y, xBC, dt)]
+            grads = self._order_backward(grad, xBC_, dt_, weights.of(k, acc), d_state, n_groups, states[k])
             grad_xBC += restore(grads[0], order, n_slices)
             grad_dt += restore(grads[1], order, n_slices)
             per_order.append(grads[2:])
