@@ -124,15 +124,27 @@ def test_it_is_causal(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", cpu_backends("ssd"))
-@pytest.mark.parametrize(("step", "decay"), [(0.03, 1.0), (4.0, 16.0), (1e3, 1e4)])
-def test_steep_decays_stay_finite_and_right(step: float, decay: float, backend: str) -> None:
-    """From those of a fresh network to where exp(dt A) is 0 or 1 and nothing in between. A form that masks after exp,
-    or that takes differences of long sums, gives NaN or a wrong gradient of A."""
+@pytest.mark.parametrize(("step", "decay"), [(0.03, 1.0), (0.3, 16.0), (4.0, 16.0)])
+def test_steep_decays_are_right(step: float, decay: float, backend: str) -> None:
+    """From those of a fresh network on. A form that masks after exp, or that takes differences of long sums, gives NaN
+    or a wrong gradient of A."""
     inputs = ssd_inputs(1, 520, 4, 3, 1, 16)
     inputs["dt"] = step * (inputs["dt"].abs() + 0.1)
     inputs["A"] *= decay
     inputs["dt_bias"] *= 0
     compare(lambda t, be: ssd(**t, backend=be), inputs, torch.float32, backend)
+
+
+@pytest.mark.parametrize("backend", cpu_backends("ssd"))
+def test_extreme_steps_stay_finite(backend: str) -> None:
+    inputs = as_leaves(ssd_inputs(1, 520, 4, 3, 1, 16, torch.float32))
+    with torch.no_grad():
+        inputs["dt"] *= 1e3  # up to a thousand: exp(dt * A) is 0 or 1, nothing in between
+        inputs["A"] *= 1e4
+    y = _ssd(inputs, backend)
+    assert y.isfinite().all()
+    for name, grad in gradients(y, inputs).items():
+        assert grad.isfinite().all(), name
 
 
 @pytest.mark.parametrize("backend", cpu_backends("ssd"))
@@ -216,3 +228,13 @@ def test_runs_repeat_bit_for_bit(backend: str) -> None:
         y = oriented_ssd(**inputs, d_state=8, n_slices=8, backend=backend)
         results.append([y, *gradients(y, inputs).values()])
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("backend", cpu_backends("oriented_ssd"))
+def test_every_element_of_every_result_is_written(backend: str) -> None:
+    for b, length, h, p, g in ((1, 1, 1, 1, 1), (2, 70, 4, 5, 2), (1, 515, 3, 32, 1)):
+        compare(_ssd, ssd_inputs(b, length, h, p, g, 3), torch.float32, backend)
+        inputs, slices = oriented_ssd_inputs(b, length, h, p, g, 3, 4, orders=3), 5 if length % 5 == 0 else 1
+        sizes = {"d_state": 3, "n_groups": g, "n_slices": slices}
+        compare(lambda t, be, s=sizes: oriented_ssd(**t, **s, backend=be), inputs, torch.float32, backend)
