@@ -150,7 +150,8 @@ class Scan:
             grad_A, grad_D, grad_dt_bias,
         )  # fmt: skip
         call("ssd_sum_blocks", grad_BC, s.groups, TILE, *into)
-        return Gradients(grad_dt.sum(0), *(g.sum((0, 1, 2)) for g in (grad_A, grad_D, grad_dt_bias)))
+        step = grad_dt.sum(0) if s.parts > 1 else grad_dt[0]
+        return Gradients(step, *(g.sum((0, 1, 2)) for g in (grad_A, grad_D, grad_dt_bias)))
 
 
 def scaled_decays(A: Tensor, dtype: torch.dtype) -> np.ndarray:
