@@ -67,13 +67,17 @@ class CheckedCache(caching.FunctionCache):
     """A kernel's cache. Neither reading nor writing it ever makes a call fail.
 
     kind: begins the files' names. Code of one function compiled in two ways must not be mixed up, nor these files with
-    those of numba's own cache.
+    those of numba's own cache. The code is compiled anew when any file of kernels in its folder has changed: kernels
+    have functions of other files compiled into them, of which numba's cache knows nothing.
     """
 
     def __init__(self, py_func: Any, kind: str) -> None:
         super().__init__(py_func)
         name = f"{kind}-{self._impl.filename_base}"
-        self._cache_file = _CheckedFiles(self._cache_path, name, self._impl.locator.get_source_stamp())
+        beside = sorted(Path(py_func.__code__.co_filename).parent.glob("numba_*kernels.py"))
+        stats = [path.stat() for path in beside]
+        stamp = (self._impl.locator.get_source_stamp(), *((s.st_mtime, s.st_size) for s in stats))
+        self._cache_file = _CheckedFiles(self._cache_path, name, stamp)
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """The compiled kernel for these types, or None: then numba compiles it"""
