@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Any
 
 from torch import Tensor
 
@@ -31,7 +32,7 @@ def _of_oriented_scan(x: Tensor, z: Tensor, *rest: Tensor) -> tuple[int, ...]:
     return x.shape[2], len(weights.A), weights.states, weights.rank
 
 
-def _of_oriented_ssd(xBC: Tensor, dt: Tensor, *rest: Tensor) -> tuple[int, ...]:
+def _of_oriented_ssd(xBC: Tensor, dt: Tensor, *rest: Any) -> tuple[int, ...]:
     """heads, channels of a head, states, groups, orders"""
     d_state, n_groups, orders, *_ = rest[len(SSDWeights._fields) :]
     heads = dt.shape[2]
