@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nnunet_mamba.ops import backends, oriented_scan, selective_scan
+from nnunet_mamba.benchmarks.scan_inputs import STATES
+from nnunet_mamba.ops import backends, oriented_scan, oriented_ssd, selective_scan, ssd
 from nnunet_mamba.ops.oriented_scan.orders import permute, restore
 from nnunet_mamba.ops.selective_scan import mamba_ssm
 
@@ -25,31 +26,60 @@ class Implementation:
     """`run` takes the named tensors of a case and returns y; `why_not` tells why it cannot run on a device.
 
     `most_tokens`: beyond it a gradient takes longer than any extrapolation from short sequences says.
+    `mamba2_states`: state size of Mamba-2's recurrence, which has tensors of its own; None for Mamba-1.
     """
 
     name: str
     run: Callable[..., Tensor]
     why_not: Callable[[Tensor], str | None]
     most_tokens: int | None = None
+    mamba2_states: int | None = None
+
+
+MAMBA2_STATES = (STATES, 64)
+"""Mamba-1's, for comparison, and Mamba-2's usual size"""
+OPS = {"scan": ("selective_scan", "ssd"), "mixer": ("oriented_scan", "oriented_ssd")}
+"""Operators of Mamba-1 and of Mamba-2"""
+
+
+def ours(op: str, backend: str, mamba2_states: int | None = None) -> Implementation:
+    """Our "scan" or "mixer" on one backend
+
+    A scan of Mamba-1 includes the gate, and a mixer everything between its two projections. What is Mamba-2's ends
+    before the gate, which its norm follows.
+    """
+    operator = OPS[op][mamba2_states is not None]
+
+    def run(n_slices: int = 1, **tensors: Any) -> Tensor:
+        if operator == "selective_scan":
+            return selective_scan(**tensors, delta_softplus=True, backend=backend)
+        if operator == "ssd":
+            return ssd(**tensors, dt_softplus=True, backend=backend)
+        if operator == "oriented_scan":
+            return oriented_scan(**tensors, n_slices=n_slices, backend=backend)
+        return oriented_ssd(**tensors, d_state=mamba2_states or 0, n_slices=n_slices, backend=backend)
+
+    name = f"{'fused, ' if op == 'mixer' else ''}{backend} (ours)"
+    if mamba2_states is not None:
+        name = f"Mamba-2, {mamba2_states} states, {name}"
+    return Implementation(name, run, backends.load(operator, backend).why_not, mamba2_states=mamba2_states)
+
+
+def _ours(op: str) -> list[Implementation]:
+    """Mamba-1's on every backend that is chosen by itself, the reference being the judge"""
+    return [ours(op, name) for name in _measured_backends(OPS[op][0])]
+
+
+def _mamba2(op: str) -> list[Implementation]:
+    return [ours(op, name, states) for states in MAMBA2_STATES for name in _measured_backends(OPS[op][1])]
 
 
 def scans() -> list[Implementation]:
-    """Single scans with softplus, bias, skip and gate: ours, then everybody else's."""
-    return [*_our_scans(), *_rival_scans()]
-
-
-def _our_scans() -> list[Implementation]:
-    def made(name: str) -> Implementation:
-        def run(**tensors: Tensor) -> Tensor:
-            return selective_scan(**tensors, delta_softplus=True, backend=name)
-
-        return Implementation(f"{name} (ours)", run, backends.load("selective_scan", name).why_not)
-
-    return [made(name) for name in _measured_backends("selective_scan")]
+    """Single scans with softplus, bias, skip and gate: ours, those of Mamba-2, then everybody else's."""
+    return [*_ours("scan"), *_mamba2("scan"), *_rival_scans()]
 
 
 def _measured_backends(op: str) -> list[str]:
-    """Ours that are chosen by themselves; the reference is the judge"""
     return [
         name for name in backends.names() if name not in ("reference", *backends.ON_REQUEST) and backends.has(op, name)
     ]
@@ -121,13 +151,7 @@ def _loop(**tensors: Tensor) -> Tensor:
 
 
 def mixers() -> list[Implementation]:
-    """The whole tri-orientated mixer: our fused op per backend, then the released three passes around every scan."""
-
-    def fused(name: str) -> Implementation:
-        def run(n_slices: int, **tensors: Tensor) -> Tensor:
-            return oriented_scan(**tensors, n_slices=n_slices, backend=name)  # type: ignore[arg-type]
-
-        return Implementation(f"fused, {name} (ours)", run, backends.load("oriented_scan", name).why_not)
+    """The whole tri-orientated mixer: ours per backend, Mamba-2's, then three passes around every scan, as released."""
 
     def passes(scan: Implementation) -> Implementation:
         def run(n_slices: int, **tensors: Tensor) -> Tensor:
@@ -135,8 +159,8 @@ def mixers() -> list[Implementation]:
 
         return Implementation(f"three passes, {scan.name}", run, scan.why_not)
 
-    ours = [fused(name) for name in _measured_backends("oriented_scan")]
-    return ours + [passes(scan) for scan in scans() if scan.name != "plain torch loop"]
+    single = (scan for scan in (*_ours("scan"), *_rival_scans()) if scan.name != "plain torch loop")
+    return [*_ours("mixer"), *_mamba2("mixer"), *(passes(scan) for scan in single)]
 
 
 def three_passes(

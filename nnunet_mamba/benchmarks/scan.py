@@ -10,14 +10,13 @@ import torch
 from torch import Tensor
 
 from nnunet_mamba.benchmarks.measure import Measurement, measure, synchronize
-from nnunet_mamba.benchmarks.rivals import Implementation, mixers, scans
-from nnunet_mamba.ops import oriented_scan, selective_scan
+from nnunet_mamba.benchmarks.rivals import Implementation, mixers, ours, scans
+from nnunet_mamba.benchmarks.scan_inputs import STATES, make_inputs, make_mamba2_inputs
 
 CHECK_LENGTH = 512
 # of the largest value, of y and of every gradient: rounding of sums, and of the format for half types
 CHECK_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 6e-2, torch.float16: 2e-2, torch.float64: 1e-9}
 FORWARD, TRAINING = "forward", "forward + backward"
-STATES, TAPS = 16, 4
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ def _measure(
         if not error <= CHECK_TOLERANCE[dtype]:
             yield row(FORWARD, None, error, f"wrong: error {error:.1e}, allowed {CHECK_TOLERANCE[dtype]:g}")
             return
-        inputs = make_inputs(case, device, dtype)
+        inputs = _inputs(case, implementation, device, dtype)
         for part, call in ((FORWARD, _forward), (TRAINING, _training)):
             expected = seconds_per_token[part] * case.length
             most = implementation.most_tokens
@@ -107,12 +106,9 @@ def check(
     length = min(case.length, CHECK_LENGTH)
     slices = case.n_slices if length % case.n_slices == 0 else 1
     short = ScanCase(case.op, case.batch, case.channels, length, slices)
-    inputs = make_inputs(short, device, dtype)
+    inputs = _inputs(short, implementation, device, dtype)
     judge = {k: v.detach().cpu().double().requires_grad_() for k, v in inputs.items()}
-    if case.op == "scan":
-        wanted = selective_scan(**judge, delta_softplus=True, backend="reference")
-    else:
-        wanted = oriented_scan(**judge, n_slices=slices, backend="reference")  # type: ignore[arg-type]
+    wanted = _call(ours(case.op, "reference", implementation.mamba2_states), short, judge)
     grads = torch.autograd.grad(wanted.sum(), list(judge.values()))
 
     _training(implementation, short, inputs)  # compile
@@ -146,48 +142,15 @@ def _call(implementation: Implementation, case: ScanCase, inputs: dict[str, Tens
     return implementation.run(**inputs, **extra)
 
 
-def make_inputs(case: ScanCase, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Random tensors of a trained network's magnitudes; weights in float32 where activations are half"""
-    generator = torch.Generator().manual_seed(0)
-    weights = torch.float64 if dtype == torch.float64 else torch.float32
-
-    def normal(*shape: int, scale: float = 1.0, kind: torch.dtype = dtype) -> Tensor:
-        return (scale * torch.randn(shape, generator=generator)).to(device, kind).requires_grad_()
-
-    b, d, length, n = case.batch, case.channels, case.length, STATES
-    if case.op == "scan":
-        return {
-            "u": normal(b, d, length),
-            "delta": normal(b, d, length, scale=0.5),
-            "A": _decays(d, device, weights),
-            "B": normal(b, n, length),
-            "C": normal(b, n, length),
-            "D": normal(d, kind=weights),
-            "z": normal(b, d, length),
-            "delta_bias": (normal(d, scale=0.5, kind=weights) - 4).detach().requires_grad_(),
-        }
-    rank = max(1, d // 32)
-    return {
-        "x": normal(b, length, d),
-        "z": normal(b, length, d),
-        "conv_weight": normal(3, d, TAPS, scale=0.5, kind=weights),
-        "conv_bias": normal(3, d, scale=0.1, kind=weights),
-        "x_proj_weight": normal(3, rank + 2 * n, d, scale=d**-0.5, kind=weights),
-        "dt_proj_weight": normal(3, d, rank, scale=rank**-0.5, kind=weights),
-        "dt_bias": (normal(3, d, scale=0.5, kind=weights) - 4).detach().requires_grad_(),
-        "A": _decays(d, device, weights).detach().expand(3, d, n).clone().requires_grad_(),
-        "D": normal(3, d, kind=weights),
-    }
-
-
-def _decays(channels: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Mamba's initial A: -1, -2, ... -16 in every channel"""
-    A = -torch.arange(1, STATES + 1, device=device, dtype=dtype).repeat(channels, 1)
-    return A.requires_grad_()
+def _inputs(
+    case: ScanCase, implementation: Implementation, device: torch.device, dtype: torch.dtype
+) -> dict[str, Tensor]:
+    sizes, states = (case.op, case.batch, case.channels, case.length, device, dtype), implementation.mamba2_states
+    return make_inputs(*sizes) if states is None else make_mamba2_inputs(*sizes, states)
 
 
 def floor_bytes(case: ScanCase, dtype: torch.dtype, part: str) -> int:
-    """Bytes that must cross memory at least: every input read and every result written once.
+    """Bytes that must cross memory at least, for Mamba-1: every input read and every result written once.
 
     The gradient reads the inputs and grad_y and writes a gradient of every input.
     """

@@ -42,7 +42,7 @@ class MissingBackendError(ValueError):
 
 
 def load(op: str, name: str) -> ModuleType:
-    """The module of one backend of one op ("oriented_scan", "selective_scan", "causal_conv1d").
+    """The module of one backend of one op ("oriented_scan", "ssd", ...: a folder here).
 
     Raises MissingBackendError where this op has no such backend: not every op needs every backend.
     """

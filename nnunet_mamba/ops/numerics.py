@@ -48,3 +48,12 @@ def check_device(op: str, name: str, x: Tensor, like: Tensor) -> None:
     """Refuse tensors spread over devices."""
     if x.device != like.device:
         raise ValueError(f"{op}: {name} is on {x.device}, the other tensors are on {like.device}")
+
+
+def check_negative(op: str, A: Tensor) -> None:
+    """Refuse growth: exp(dt A) must not exceed 1."""
+    # reading A waits for the device, which a stream capture forbids
+    if A.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        return
+    if A.numel() and bool((A > 0).any()):
+        raise ValueError(f"{op}: A has positive entries (largest {A.max().item():.3g}); expected A = -exp(A_log) < 0")

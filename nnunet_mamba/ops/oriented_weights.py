@@ -1,4 +1,4 @@
-"""The weights of an oriented scan, as one record."""
+"""The weights of an oriented scan, and those of an oriented SSD, as one record each."""
 
 from __future__ import annotations
 
@@ -37,4 +37,29 @@ class Weights(NamedTuple):
 
     def like(self, gradients: list[tuple[Tensor, ...]]) -> list[Tensor]:
         """Gradients per order -> stacked, in the weights' own precisions"""
-        return [torch.stack(g).to(w.dtype) for g, w in zip(zip(*gradients, strict=True), self, strict=True)]
+        return _stacked(gradients, self)
+
+
+class SSDWeights(NamedTuple):
+    """Of all orders, stacked along a first axis o; of one order (`of`), without it.
+
+    conv_weight (o e+2gn w), conv_bias (o e+2gn), dt_bias (o h), A (o h) negative, D (o h)
+    """
+
+    conv_weight: Tensor
+    conv_bias: Tensor
+    dt_bias: Tensor
+    A: Tensor
+    D: Tensor
+
+    def of(self, order: int, dtype: torch.dtype) -> SSDWeights:
+        """One order's, in another precision"""
+        return SSDWeights(*(w[order].to(dtype) for w in self))
+
+    def like(self, gradients: list[tuple[Tensor, ...]]) -> list[Tensor]:
+        """Gradients per order -> stacked, in the weights' own precisions"""
+        return _stacked(gradients, self)
+
+
+def _stacked(gradients: list[tuple[Tensor, ...]], weights: tuple[Tensor, ...]) -> list[Tensor]:
+    return [torch.stack(g).to(w.dtype) for g, w in zip(zip(*gradients, strict=True), weights, strict=True)]

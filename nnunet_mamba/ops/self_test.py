@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from nnunet_mamba.ops.kernels.triton_support import triton_version
-from nnunet_mamba.ops.oriented_weights import Weights
+from nnunet_mamba.ops.oriented_weights import SSDWeights, Weights
 
 SWITCH = "nnUNet_mamba_self_test"
 """Environment variable: 0 leaves the test out."""
@@ -172,12 +172,38 @@ def _oriented_case(dtype: torch.dtype, channels: int, length: int) -> Case:
     return inputs, lambda x, z, *weights: (x, z, Weights(*weights), "fbs", SLICES)
 
 
+def _ssd_case(dtype: torch.dtype, channels: int, length: int) -> Case:
+    normal, h, g, n = _random(dtype), 4, 2, 16  # heads of `channels` channels
+    inputs = [
+        normal(1, length, h, channels), normal(1, length, h, scale=0.5), _head_decays(normal, h),
+        normal(1, length, g, n), normal(1, length, g, n), normal(h), normal(h, scale=0.5, shift=-1),
+    ]  # fmt: skip
+    return inputs, lambda *tensors: (*tensors, True)  # softplus
+
+
+def _oriented_ssd_case(dtype: torch.dtype, channels: int, length: int) -> Case:
+    normal, o, h, g, n, taps = _random(dtype), 3, 4, 2, 16, 4
+    k = h * channels + 2 * g * n
+    inputs = [
+        normal(1, length, k), normal(1, length, h, scale=0.5), normal(o, k, taps, scale=0.5), normal(o, k, scale=0.1),
+        normal(o, h, scale=0.5, shift=-2), _head_decays(normal, o, h), normal(o, h),
+    ]  # fmt: skip
+    return inputs, lambda xBC, dt, *weights: (xBC, dt, SSDWeights(*weights), n, g, "fbs", SLICES)
+
+
+def _head_decays(normal: Callable[..., Tensor], *shape: int) -> Tensor:
+    values = normal(*shape, scale=0.3)
+    return -torch.exp(values.float()).to(values.dtype)
+
+
 CASES: dict[str, Callable[[torch.dtype, int, int], Case]] = {
     "oriented_scan": _oriented_case,
+    "oriented_ssd": _oriented_ssd_case,
     "selective_scan": _scan_case,
+    "ssd": _ssd_case,
     "causal_conv1d": _conv_case,
 }
-"""All operators, the one that networks call first"""
+"""All operators; those that networks call come before the ones that they are made of"""
 
 
 def cache_folder() -> Path | None:

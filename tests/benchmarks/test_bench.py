@@ -72,6 +72,8 @@ def test_ops_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     shown = capsys.readouterr().out
     assert "scan: batch 1, 4 channels, 24 tokens, forward (memory floor" in shown
     assert "| numba (ours) |" in shown
+    assert "| Mamba-2, 16 states, numba (ours) |" in shown
+    assert "| Mamba-2, 64 states, fused, blocked (ours) |" in shown
     assert "mamba-ssm is not installed" in shown or "needs a CUDA tensor" in shown
     assert written["machine"]["copy_gb_per_second"] > 0
     assert written["machine"]["torch"] == torch.__version__.split("+")[0] or written["machine"]["torch"]

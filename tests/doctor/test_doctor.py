@@ -48,7 +48,7 @@ def test_a_healthy_installation_as_text_and_json(folders: Path, capsys: pytest.C
     states = {f"{f['area']}: {f['name']}": f["state"] for f in report["findings"]}
     assert states["discovery: a fresh process"] == OK
     assert states["discovery: this process"] == OK
-    for op in ("oriented_scan", "selective_scan", "causal_conv1d"):
+    for op in ("oriented_scan", "oriented_ssd", "selective_scan", "ssd", "causal_conv1d"):
         assert states[f"backends: {op} on cpu"] == OK
     assert states["machine: nnUNet_raw"] == OK
     assert report["problems"] == sum(s == PROBLEM for s in states.values())

@@ -64,7 +64,7 @@ def fill(module: nn.Module) -> None:
 
 
 def named_tensor(case: Case, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Standard-normal numbers of kind `ops`, in float64."""
+    """Standard-normal numbers of kinds `ops` and `ssd`, in float64."""
     return _normal(f"{case.name}:{name}", shape).astype(np.float64)
 
 

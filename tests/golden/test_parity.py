@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from nnunet_mamba import released
-from nnunet_mamba.ops import backends, causal_conv1d, selective_scan
+from nnunet_mamba.ops import backends, causal_conv1d, selective_scan, ssd
 from tests.conftest import DATA
 from tests.golden.cases import Case, compare, fill, named_tensor, read_cases
 from tests.golden.kinds import BUILD
@@ -36,8 +36,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "small_case" in metafunc.fixturenames:
         small = [c for c in modules if c.info["n_parameters"] <= SMALL and "mamba" in json.dumps(c.info)]
         metafunc.parametrize("small_case", small, ids=lambda c: c.name)
-    if "ops_case" in metafunc.fixturenames:
-        metafunc.parametrize("ops_case", [c for c in cases if c.kind == "ops"], ids=lambda c: c.name)
+    for fixture, kind in (("ops_case", "ops"), ("ssd_case", "ssd")):
+        if fixture in metafunc.fixturenames:
+            metafunc.parametrize(fixture, [c for c in cases if c.kind == kind], ids=lambda c: c.name)
 
 
 def _build(case: Case, dtype: torch.dtype) -> nn.Module:
@@ -142,8 +143,33 @@ def test_single_ops(ops_case: Case, backend: str) -> None:
     compare(ops_case, "conv_out", conv, FLOAT64)
 
 
+@pytest.mark.parametrize("backend", cpu_backends("ssd"))
+def test_mamba2_scan(ssd_case: Case, backend: str) -> None:
+    config = ssd_case.config
+    b, length, h, p, g, n = (config[key] for key in "BLHPGN")
+
+    def leaf(name: str, *shape: int, of: Callable[[np.ndarray], np.ndarray] = np.array) -> Tensor:
+        values = of(named_tensor(ssd_case, name, shape))
+        return torch.from_numpy(values.astype(np.float32)).double().requires_grad_()  # rounded once, as recorded
+
+    inputs = {
+        "x": leaf("x", b, length, h, p),
+        "dt": leaf("dt", b, length, h, of=lambda v: config["dt_shift"] + config["dt_scale"] * v),
+        "A": leaf("A", h, of=lambda v: -config["A_scale"] * np.exp(0.3 * v)),
+        "B": leaf("B", b, length, g, n),
+        "C": leaf("C", b, length, g, n),
+        "D": leaf("D", h),
+        "dt_bias": leaf("dt_bias", h, of=lambda v: 0.5 * v),
+    }
+    y = ssd(**inputs, dt_softplus=True, backend=backend)
+    compare(ssd_case, "out", y, FLOAT64)
+    grads = torch.autograd.grad((y * ssd_case.cotangent(0, tuple(y.shape))).mean(), list(inputs.values()))
+    for name, grad in zip(inputs, grads, strict=True):
+        compare(ssd_case, f"grad_{name}", grad, FLOAT64)
+
+
 def test_every_bundled_case_has_a_kind() -> None:
-    assert {case.kind for case in read_cases(DATA / "golden")} <= {*BUILD, "ops"}
+    assert {case.kind for case in read_cases(DATA / "golden")} <= {*BUILD, "ops", "ssd"}
 
 
 UMAMBA_3D = {"features_per_stage": [32, 64, 128, 256, 320, 320], "kernel_sizes": [[3] * 3] * 6}

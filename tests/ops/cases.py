@@ -60,6 +60,35 @@ def tri_inputs(
     }
 
 
+def ssd_inputs(
+    b: int, length: int, h: int, p: int, g: int, n: int, dtype: torch.dtype = torch.float64
+) -> dict[str, Tensor]:
+    return {
+        "x": torch.randn(b, length, h, p, dtype=dtype),
+        "dt": 0.5 * torch.randn(b, length, h, dtype=dtype),
+        "A": -torch.exp(0.3 * torch.randn(h, dtype=dtype)),
+        "B": torch.randn(b, length, g, n, dtype=dtype),
+        "C": torch.randn(b, length, g, n, dtype=dtype),
+        "D": torch.randn(h, dtype=dtype),
+        "dt_bias": 0.5 * torch.randn(h, dtype=dtype),
+    }
+
+
+def oriented_ssd_inputs(
+    b: int, length: int, h: int, p: int, g: int, n: int, w: int, orders: int, dtype: torch.dtype = torch.float64
+) -> dict[str, Tensor]:
+    k = h * p + 2 * g * n
+    return {
+        "xBC": torch.randn(b, length, k, dtype=dtype),
+        "dt": 0.5 * torch.randn(b, length, h, dtype=dtype),
+        "conv_weight": torch.randn(orders, k, w, dtype=dtype) / w**0.5,
+        "conv_bias": 0.1 * torch.randn(orders, k, dtype=dtype),
+        "dt_bias": -2 + 0.5 * torch.randn(orders, h, dtype=dtype),
+        "A": -torch.exp(0.3 * torch.randn(orders, h, dtype=dtype)),
+        "D": torch.randn(orders, h, dtype=dtype),
+    }
+
+
 def as_leaves(
     tensors: dict[str, Tensor], dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
 ) -> dict[str, Tensor]:

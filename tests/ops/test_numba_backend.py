@@ -397,24 +397,26 @@ def test_arithmetic_of_vectors() -> None:
     assert np.allclose(sums, [a[:16].sum(), b[1:].sum()])
 
 
-def test_sigmoid_in_loops() -> None:
+def test_functions_in_loops() -> None:
     import numba
 
     from nnunet_mamba.ops.kernels import numba_kernels as kernels
 
-    sigmoid = kernels._sigmoid
+    softplus, sigmoid = kernels._softplus, kernels._sigmoid
 
     @numba.njit(error_model="numpy")
     def each(x, values):
         for i in range(x.size):
-            values[i] = sigmoid(x[i])
+            values[0, i], values[1, i] = softplus(x[i]), sigmoid(x[i])
 
     x = np.array([*np.linspace(-10, 10, 101), -200, 200, np.nan], np.float32)
-    values = np.empty_like(x)
+    values = np.empty((2, x.size), np.float32)
     each(x, values)
-    assert np.abs(values[:101] * (1 + np.exp(-x[:101].astype(float))) - 1).max() < 2e-6
-    assert np.allclose(values[101:103], [0, 1])
-    assert np.isnan(values[103])
+    exact = x[:101].astype(float)
+    assert np.abs(values[0, :101] / np.logaddexp(exact, 0) - 1).max() < 2e-6
+    assert np.abs(values[1, :101] * (1 + np.exp(-exact)) - 1).max() < 2e-6
+    assert np.allclose(values[:, 101:103], [[0, 200], [0, 1]])
+    assert np.isnan(values[:, 103]).all()
 
 
 def test_token_numbers_beyond_32_bits() -> None:

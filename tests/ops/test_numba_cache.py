@@ -58,6 +58,18 @@ def test_compiled_code_is_found_again(kernels, tmp_path: Path) -> None:
     assert _hits(again) == 1
 
 
+def test_code_is_compiled_anew_when_kernels_beside_it_change(kernels, tmp_path: Path) -> None:
+    """Their functions may be compiled into it."""
+    beside = tmp_path / "numba_other_kernels.py"
+    beside.write_text("")
+    for text, hits in (("", 0), ("", 1), ("# changed", 0), ("# changed", 1)):
+        if beside.read_text() != text:
+            beside.write_text(text)
+        kernel = kernels("twice")
+        assert kernel(3) == 6
+        assert _hits(kernel) == hits, text
+
+
 @pytest.mark.parametrize("number", [0, 1])
 def test_damage_is_mended(kernels, tmp_path: Path, number: int) -> None:
     kernels("twice")(3)

@@ -12,7 +12,6 @@ import hashlib
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -64,24 +63,21 @@ class _CheckedFiles(caching.IndexDataCacheFile):
         return DIGEST(content + repr(self._source_stamp).encode()).digest()
 
 
-@cache
-def _sources() -> tuple[tuple[str, int, int], ...]:
-    """Kernels are compiled from what they import as well, of which numba knows nothing"""
-    files = sorted(Path(__file__).parent.glob("numba_*.py"))
-    return tuple((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
-
-
 class CheckedCache(caching.FunctionCache):
     """A kernel's cache. Neither reading nor writing it ever makes a call fail.
 
     kind: begins the files' names. Code of one function compiled in two ways must not be mixed up, nor these files with
-    those of numba's own cache.
+    those of numba's own cache. The code is compiled anew when any file of kernels in its folder has changed: kernels
+    have functions of other files compiled into them, of which numba's cache knows nothing.
     """
 
     def __init__(self, py_func: Any, kind: str) -> None:
         super().__init__(py_func)
         name = f"{kind}-{self._impl.filename_base}"
-        self._cache_file = _CheckedFiles(self._cache_path, name, (self._impl.locator.get_source_stamp(), *_sources()))
+        # what it imports from other files may be compiled into it, of which numba knows nothing
+        others = sorted(Path(py_func.__code__.co_filename).parent.glob("numba_*.py"))
+        stamp = (self._impl.locator.get_source_stamp(), *((f.stat().st_mtime_ns, f.stat().st_size) for f in others))
+        self._cache_file = _CheckedFiles(self._cache_path, name, stamp)
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """The compiled kernel for these types, or None: then numba compiles it"""

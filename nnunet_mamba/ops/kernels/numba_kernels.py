@@ -27,7 +27,8 @@ ARRAY = {"inline": "always"}
 
 
 P0, P1, P2, P3, P4, P5, P6 = (np.float32(c) for c in vectors.EXP2[types.float32])
-F_LOW, F_HIGH, F_ROUND, F_ONE = (np.float32(v) for v in (-126, 128, 1.5 * 2**23, 1))
+Q0, Q1, Q2, Q3, Q4, Q5, Q6, Q7, Q8, Q9 = (np.float32(c) for c in vectors.LOG1P[types.float32])
+F_LOW, F_HIGH, F_ROUND, F_ONE, F_ZERO = (np.float32(v) for v in (-126, 128, 1.5 * 2**23, 1, 0))
 F_LOG2_E = np.float32(LOG2_E)
 
 
@@ -49,6 +50,11 @@ def _bits_of_float(typingctx, value):
 
 def _exp2(x):
     """2**x"""
+    raise NotImplementedError
+
+
+def _softplus(x):
+    """log(1 + exp(x))"""
     raise NotImplementedError
 
 
@@ -74,6 +80,24 @@ def _(x):
 
     def double(x):
         return math.exp(x / LOG2_E)
+
+    return double
+
+
+@overload(_softplus, jit_options=SCALAR)
+def _(x):
+    if x == types.float32:
+
+        def single(x):
+            v = _exp2(-abs(x) * F_LOG2_E)
+            q = Q5 + v * (Q6 + v * (Q7 + v * (Q8 + v * Q9)))
+            tail = v * (Q0 + v * (Q1 + v * (Q2 + v * (Q3 + v * (Q4 + v * q)))))
+            return (x if x > F_ZERO else F_ZERO) + tail
+
+        return single
+
+    def double(x):
+        return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
 
     return double
 

@@ -24,6 +24,7 @@ SUB = 16
 """Tokens whose states a task holds at once: they stay in the first cache."""
 TILE = 512
 ORDER_NUMBER = {"f": 0, "b": 1, "s": 2}
+SUMS_OVER_CHANNELS = ("ssd_backward",)
 
 _lock = threading.Lock()  # numba's fallback threading layer must not be entered twice
 _parallel_process: int | None = None
@@ -44,7 +45,8 @@ def why_not(x: Tensor) -> str | None:
 
 
 def call(name: str, *args: Any) -> None:
-    """Run one kernel of `numba_kernels` with torch's number of threads.
+    """Run one kernel with torch's number of threads: one of `numba_ssd_kernels` if it begins with "ssd_", else of
+    `numba_kernels`.
 
     A process forked from one that has used threads runs single-threaded code: its parent's threads do not exist in it.
     """
@@ -104,10 +106,12 @@ if hasattr(os, "register_at_fork"):  # not on Windows
 def _new_kernel(name: str, parallel: bool) -> Any:
     import numba
 
-    from nnunet_mamba.ops.kernels import numba_kernels
+    from nnunet_mamba.ops.kernels import numba_kernels, numba_ssd_kernels
 
-    options = {"fastmath": {"contract"}, "error_model": "numpy", "parallel": parallel}
-    kernel: Any = numba.njit(**options)(getattr(numba_kernels, name))
+    module = numba_ssd_kernels if name.startswith("ssd_") else numba_kernels
+    fastmath = {"contract"} | ({"reassoc", "nsz"} if name in SUMS_OVER_CHANNELS else set())
+    options = {"fastmath": fastmath, "error_model": "numpy", "parallel": parallel}
+    kernel: Any = numba.njit(**options)(getattr(module, name))
     with suppress(RuntimeError, OSError):  # no folder for the cache can be found: every process compiles
         _let_it_be_cached(kernel, "parallel" if parallel else "serial")
     return kernel
@@ -148,9 +152,13 @@ def block_width(batch: int, channels: int) -> int:
 
 def n_segments(batch: int, channels: int, length: int) -> int:
     """Pieces a sequence is walked in at once. Depends on the machine, never on the number of threads in use."""
-    tasks = max(1, batch * -(-channels // block_width(batch, channels)))
+    return sequence_pieces(batch * -(-channels // block_width(batch, channels)), length)
+
+
+def sequence_pieces(tasks: int, length: int) -> int:
+    """Pieces of a sequence for a number of tasks that can run at once without any."""
     chunks = -(-length // CHUNK)
-    wanted = (os.cpu_count() or 1) // tasks
+    wanted = (os.cpu_count() or 1) // max(1, tasks)
     return max(1, min(wanted, chunks // 4)) if wanted >= 3 else 1  # two passes cost more than two cores give
 
 

@@ -16,7 +16,7 @@ from nnunet_mamba.ops.numerics import (
     n_chunks,
     without_autocast,
 )
-from nnunet_mamba.ops.oriented_scan.orders import ORDERS
+from nnunet_mamba.ops.oriented_scan.orders import ORDERS, check_orders
 from nnunet_mamba.ops.oriented_weights import Weights
 from nnunet_mamba.ops.self_test import BACKWARD
 
@@ -60,8 +60,6 @@ def oriented_scan(
 
 
 def _check(x: Tensor, z: Tensor, weights: Weights, orders: str, n_slices: int) -> None:
-    if not orders or any(letter not in ORDERS for letter in orders):
-        raise ValueError(f"{OP}: orders={orders!r}; expected one or more of the letters {', '.join(ORDERS)}")
     if x.dim() != 3 or x.shape[1] < 1:
         raise ValueError(f"{OP}: x has shape {tuple(x.shape)}; expected (b l e) with l >= 1")
     for name, letters in (("conv_weight", "o e w"), ("dt_proj_weight", "o e r"), ("A", "o e n")):
@@ -69,6 +67,7 @@ def _check(x: Tensor, z: Tensor, weights: Weights, orders: str, n_slices: int) -
         if weight.dim() != 3 or weight.shape[2] < 1:
             raise ValueError(f"{OP}: {name} has shape {tuple(weight.shape)}; expected ({letters})")
     batch, length, e = x.shape
+    check_orders(OP, orders, n_slices, length)
     o, taps, rank, n = len(orders), weights.conv_weight.shape[2], weights.rank, weights.states
     check_float(OP, "x", x)
     expected = {
@@ -86,11 +85,6 @@ def _check(x: Tensor, z: Tensor, weights: Weights, orders: str, n_slices: int) -
         check_shape(OP, name, tensor, shape, letters)
         check_float(OP, name, tensor)
         check_device(OP, name, tensor, x)
-    if "s" in orders and (n_slices < 1 or length % n_slices):
-        raise ValueError(
-            f"{OP}: {length} tokens cannot be cut into n_slices={n_slices} equal slices; "
-            "give the size of the volume's first axis"
-        )
 
 
 @torch.library.custom_op(

@@ -27,3 +27,14 @@ def restore(x: Tensor, order: str, n_slices: int) -> Tensor:
     if order == "s":
         return permute(x, order, x.shape[1] // n_slices)
     return permute(x, order, n_slices)
+
+
+def check_orders(op: str, orders: str, n_slices: int, length: int) -> None:
+    """Refuse unknown letters, and slices that do not divide the tokens."""
+    if not orders or any(letter not in ORDERS for letter in orders):
+        raise ValueError(f"{op}: orders={orders!r}; expected one or more of the letters {', '.join(ORDERS)}")
+    if "s" in orders and (n_slices < 1 or length % n_slices):
+        raise ValueError(
+            f"{op}: {length} tokens cannot be cut into n_slices={n_slices} equal slices; "
+            "give the size of the volume's first axis"
+        )

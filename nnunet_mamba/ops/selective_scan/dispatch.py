@@ -12,6 +12,7 @@ from nnunet_mamba.ops.numerics import (
     accumulation_dtype,
     check_device,
     check_float,
+    check_negative,
     check_shape,
     n_chunks,
     without_autocast,
@@ -79,14 +80,6 @@ def _check(
             check_device(OP, name, x, u)
 
 
-def _check_negative(A: Tensor) -> None:
-    # reading A waits for the device, which a stream capture forbids
-    if A.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-        return
-    if A.numel() and bool((A > 0).any()):
-        raise ValueError(f"{OP}: A has positive entries (largest {A.max().item():.3g}); expected A = -exp(A_log) < 0")
-
-
 @torch.library.custom_op(
     f"nnunet_mamba::{OP}", mutates_args=(), schema=f"({INPUTS}, str backend) -> (Tensor y, Tensor states)"
 )
@@ -102,7 +95,7 @@ def _forward(
     softplus: bool,
     backend: str,
 ):
-    _check_negative(A)
+    check_negative(OP, A)
     with without_autocast(u):
         return backends.choose(OP, backend, u).forward(u, delta, A, B, C, D, z, delta_bias, softplus)
 
