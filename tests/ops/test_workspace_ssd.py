@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nnunet_mamba.ops import backends
 from nnunet_mamba.ops.oriented_ssd import numba as backend
 from nnunet_mamba.ops.oriented_weights import SSDWeights
 from nnunet_mamba.ops.workspace import of_call
+from nnunet_mamba.planning.memory.allocations import Allocations
 from tests.ops.cases import oriented_ssd_inputs
 
 # what a task works on, vectors per channel and the partial sums of the convolution are left out: constants
@@ -59,6 +61,36 @@ def test_numba(size: tuple) -> None:
     grads, peak = _numpy_peak(lambda: backend.backward(y, *call, states))
     results = grads[0].nbytes + grads[1].nbytes
     assert _said("_backward", y, *arguments, states) == pytest.approx(peak - results, rel=TOLERANCE)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    "size", [(1, 4096, 3, 32, 1, 16, "fbs"), (2, 3000, 4, 16, 2, 64, "fb"), (2, 2405, 8, 80, 1, 32, "f")], ids=str
+)
+def test_blocked(size: tuple, dtype: torch.dtype) -> None:
+    """On tensors without memory; what is preferred where no kernels are compiled."""
+    from nnunet_mamba.ops.oriented_ssd import blocked
+
+    b, length, h, p, g, n, orders = size
+    k = h * p + 2 * g * n
+    with FakeTensorMode(), Allocations("cuda") as allocations:
+        projected = torch.empty(b, length, h * p + k + h, dtype=dtype)
+        xBC, dt = projected[..., h * p : -h], projected[..., -h:]
+        weights = SSDWeights(*(torch.empty(len(orders), *s) for s in ((k, 4), (k,), (h,), (h,), (h,))))
+        allocations.count([projected, *weights])
+        call = (xBC, dt, weights, n, g, orders, 1)
+        sizes = (b, length, h, p, n, g, len(orders), dtype)
+        allocations.restart()
+        y, states = blocked.forward(*call)
+        held = max(allocations.totals) - allocations.totals[0] - y.nbytes - states.nbytes
+        block = 4 * b * (256 * (8 * k + 64 * h) + 8 * h * p * n)  # what 256 steps and a few states take, at most
+        assert held - block <= blocked.workspace("forward", *sizes) <= 1.25 * held
+        grad = torch.empty_like(y)
+        allocations.restart()
+        grads = blocked.backward(grad, *call, states)
+        held = max(allocations.totals) - allocations.totals[0] - sum(x.nbytes for x in grads)
+        said = blocked.workspace("backward", *sizes)
+        assert held - 2 * block <= said <= 1.02 * held
 
 
 def test_a_call_is_scaled_to_other_sizes() -> None:
