@@ -38,7 +38,7 @@ class PlannedNetwork(nn.Module):
     for all; strides[0] is 1.
     d_state, d_conv, expand: of the mixer: state size (None: 16 of Mamba, 64 of Mamba-2), taps of the convolution,
     expansion of the width.
-    mixer: "mamba", "mamba2", "conv" for a control of the same size, or "none" for the no-Mamba twin; None: as published.
+    mixer: "mamba", "mamba2", "conv" (a control of the same size) or "none" (the no-Mamba twin); None: as published.
     conv3d: before the scan a convolution of the volume (2d: of the slice) instead of one of the sequence of tokens.
     deep_supervision: a list of logits, finest first; `network.decoder.deep_supervision` turns it on and off later.
     Raises ValueError for keywords that contradict each other, and for a patch not divisible by the strides.

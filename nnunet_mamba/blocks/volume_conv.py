@@ -1,4 +1,4 @@
-"""Depth-wise convolution of tokens in the volume that they fill: three taps along every axis, zeros beyond the border."""
+"""Depth-wise convolution of tokens in the volume that they fill: three taps along every axis, zeros outside."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ NO_MAMBA = "NoMamba"
 
 @dataclass(frozen=True)
 class Preset:
-    """One size of nnU-Net's planning: what its name adds to ours, the budget, and nnU-Net's own planner of that size."""
+    """One size of nnU-Net's planning: what its name adds to ours, the budget, nnU-Net's own planner of that size."""
 
     name: str = ""
     gigabytes: float = 8
@@ -55,7 +55,7 @@ class Network:
     widest_head: int | None = None
     """Of a Mamba-2 layer whose head width the plan names"""
     mixer: str | None = None
-    """What mixes tokens instead of the published layers, "none" for a twin; None: what the plan says, or as published."""
+    """What mixes tokens instead of the published layers, "none" for a twin; None: what the plan says or as published"""
     conv3d: bool = False
     """Whether the mixer convolves the volume, whatever the plan says"""
 

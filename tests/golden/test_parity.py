@@ -169,7 +169,7 @@ def test_mamba2_scan(ssd_case: Case, backend: str) -> None:
 
 
 def test_the_norm_of_several_groups_is_the_fused_kernels() -> None:
-    """Two paths of the released Mamba-2 disagree for the same weights; the case that ours must not meet is one of them"""
+    """Two paths of the released Mamba-2 disagree for the same weights; ours must not meet the other one's case"""
     (case,) = (c for c in read_cases(DATA / "golden") if c.kind in BUILD and is_another_function(c.config))
     y = _build(case, torch.float64)(case.input())
     assert np.abs(y.detach().numpy() - case.array("out")).max() > 0.1 * np.abs(case.array("out")).max()
