@@ -55,7 +55,7 @@ class Mamba2(nn.Module):
         self.headdim = head_width(self.inner, WIDEST_HEAD) if headdim is None else headdim
         if self.headdim < 1 or self.inner % self.headdim:
             raise ValueError(
-                f"headdim={headdim} does not divide the {self.inner} inner channels (expand={expand} times {channels}); "
+                f"headdim={headdim} does not divide the {self.inner} inner channels ({expand} times {channels}): "
                 f"give a divisor, for example {head_width(self.inner, max(1, self.headdim))}, or None"
             )
         self.heads = self.inner // self.headdim
@@ -85,7 +85,7 @@ class Mamba2(nn.Module):
         self.register_parameter(f"D{suffix}", nn.Parameter(torch.ones(self.heads)))
 
     def _mark(self) -> None:
-        """What weight decay would pull to a meaningless zero carries mamba-ssm's own mark; the norm too, as all norms"""
+        """What weight decay would pull to a meaningless zero carries mamba-ssm's own mark; the norm too, as norms do"""
         self.norm.weight._no_weight_decay = True  # type: ignore[attr-defined]
         for suffix in map(SUFFIX.__getitem__, self.orders):
             for name in (f"dt_bias{suffix}", f"A{suffix}_log", f"D{suffix}"):

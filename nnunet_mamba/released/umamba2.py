@@ -19,10 +19,10 @@ def plan_keywords(
     d_state: int = 32,
     d_conv: int = 4,
     expand: int = 2,
-    headdim: int = 80,
+    headdim: int | None = None,
     deep_supervision: bool = False,
 ) -> tuple[int, int, dict[str, Any]]:
-    """The released class's arguments -> input channels, outputs, plan keywords"""
+    """The released class's arguments -> input channels, outputs, plan keywords. headdim: None for 80 where that fits"""
     topology = isotropic(len(kernel_sizes[0]), features_per_stage)
     topology["kernel_sizes"] = [list(k) for k in kernel_sizes]
     topology["strides"] = [list(s) for s in strides]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import io
+import math
 import pickle
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -29,12 +31,13 @@ EACH = pytest.mark.parametrize("record", networks.NETWORKS, ids=lambda r: r.name
 class Toy(nn.Module):
     """Built and called as Mamba is: a mean over all tokens so far"""
 
-    def __init__(self, channels: int, orders: str, d_state: int, d_conv: int, expand: int):
+    def __init__(self, channels: int, orders: str = "f", d_state: int = 16, d_conv: int = 4, expand: int = 2):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(channels))
         self.settings = (orders, d_state, d_conv, expand)
 
-    def forward(self, tokens: Tensor, n_slices: int = 1) -> Tensor:
+    def forward(self, tokens: Tensor, n_slices: int = 1, space: Sequence[int] = ()) -> Tensor:
+        assert math.prod(space) == tokens.shape[1]
         count = torch.arange(1, tokens.shape[1] + 1, dtype=tokens.dtype, device=tokens.device)
         return self.weight.to(tokens.dtype) * tokens.cumsum(1) / count[:, None]
 
@@ -68,7 +71,7 @@ def test_the_twin_has_no_mixer(record: networks.Network) -> None:
 
 @EACH
 def test_an_unknown_mixer_is_refused(record: networks.Network) -> None:
-    with pytest.raises(ValueError, match="mixer='mamba3'; expected one of mamba, none"):
+    with pytest.raises(ValueError, match="mixer='mamba3'; expected one of mamba, mamba2, conv, none"):
         record.load_architecture()(1, 2, mixer="mamba3", **PLAN)
 
 
