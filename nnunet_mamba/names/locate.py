@@ -24,7 +24,7 @@ STOCK_TRAINER = "nnUNetTrainer"
 THRESHOLDS = "LabelManagerThresholds"
 PREFIXES = ("nnUNetTrainer", "nnUNetPlanner")
 TRAINER_FOLDER, PLANNER_FOLDER = "nnUNetTrainer", "experiment_planning"
-NEAR = 0.75
+NEAR = 0.78
 """Similarity (difflib) above which an unknown name counts as a misspelling of one of ours."""
 
 
