@@ -9,21 +9,25 @@ import torch
 
 from nnunet_mamba.ops import oriented_ssd, ssd
 from nnunet_mamba.ops.kernels import numba_runtime as runtime
-from nnunet_mamba.ops.kernels.numba_ssd import Sizes
+from nnunet_mamba.ops.kernels.numba_ssd import WIDEST, Sizes
 from tests.ops.cases import as_leaves, gradients, oriented_ssd_inputs, relative_error, ssd_inputs
 
 HEADS = [(1, 1, 1), (3, 32, 1), (6, 32, 2), (1, 80, 1), (8, 80, 1), (96, 1, 1), (2, 200, 2), (7, 20, 7), (5, 33, 1)]
 
 
+@pytest.mark.parametrize("cores", [1, 2, 64])
 @pytest.mark.parametrize(("heads", "p", "groups"), HEADS)
-def test_blocks_cover_every_channel_and_part_of_a_head_once(heads: int, p: int, groups: int) -> None:
+def test_blocks_cover_every_channel_and_part_of_a_head_once(
+    heads: int, p: int, groups: int, cores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from nnunet_mamba.ops.kernels import numba_ssd_kernels as kernels
 
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
     sizes = Sizes(1, 256, heads, p, groups, 16)
     per_group, seen, slots = sizes.blocks // groups, [], []
     for block in range(sizes.blocks):
         group, c0, size, h0, n_heads = kernels._channels(block, sizes.width, per_group, sizes.of_group, p)
-        assert 1 <= size <= sizes.width <= 64
+        assert 1 <= size <= sizes.width <= WIDEST
         seen += range(c0, c0 + size)
         for head in range(h0, h0 + n_heads):
             assert head // (heads // groups) == group
@@ -51,6 +55,17 @@ def test_a_sequence_walked_in_pieces_gives_the_same(segments: int, monkeypatch: 
         wanted = gradients(expected, tensors)
         for name, grad in gradients(y, tensors).items():
             assert relative_error(grad, wanted[name]) < 1e-11, name
+
+
+@pytest.mark.parametrize(
+    ("batch", "channels", "cores", "expected"),
+    [(1, 96, 2, 48), (2, 96, 2, 96), (1, 96, 16, 48), (1, 192, 2, 96), (1, 768, 2, 192), (1, 384, 8, 48), (1, 1, 8, 1)],
+)
+def test_blocks_are_as_wide_as_the_cores_allow(
+    batch: int, channels: int, cores: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    assert Sizes(batch, 4096, 1, channels, 1, 16).width == expected
 
 
 @pytest.mark.parametrize(("cores", "expected"), [(2, 1), (4, 1), (6, 3), (16, 8)])

@@ -85,15 +85,17 @@ def test_wrong_result_of_a_named_backend_is_an_error(monkeypatch: pytest.MonkeyP
         oriented_scan(**inputs, n_slices=3, backend="blocked")
 
 
-@pytest.mark.parametrize("index", range(9))
-def test_every_wrong_gradient_is_noticed(index: int) -> None:
+@pytest.mark.parametrize(
+    ("op", "index"), [(op, i) for op, n in (("oriented_scan", 9), ("oriented_ssd", 7), ("ssd", 7)) for i in range(n)]
+)
+def test_every_wrong_gradient_is_noticed(op: str, index: int) -> None:
     def change(grads):
         return [g * 1.01 if i == index else g for i, g in enumerate(grads)]
 
-    module = _broken(backends.load("oriented_scan", "blocked"), BACKWARD, change)
+    module = _broken(backends.load(op, "blocked"), BACKWARD, change)
     like = torch.zeros(1, 1, 1)
-    assert self_test.problem("oriented_scan", "other", module, FORWARD, like) is None
-    message = self_test.problem("oriented_scan", "other", module, BACKWARD, like)
+    assert self_test.problem(op, "other", module, FORWARD, like) is None
+    message = self_test.problem(op, "other", module, BACKWARD, like)
     assert message is not None
     assert f"gradient {index}" in message
 

@@ -102,6 +102,9 @@ def ssd_forward(
     for k in numba.prange(batch * n_blocks * n_segments):
         b, block, segment = _task(k, n_blocks, n_segments)
         group, c0, size, h0, n_heads = _channels(block, width, per_group, of_group, p)
+        c_begin = np.uintp(c0)
+        b_begin = np.uintp(b0 + group * n_state)
+        q_begin = np.uintp(q0 + group * n_state)
         bounds = np.empty(n_heads + 1, np.intp)
         _head_bounds(c0, size, h0, p, bounds)
         first = segment * chunks // n_segments
@@ -124,8 +127,8 @@ def ssd_forward(
                     rows[i] = row
                     _gather(x, x0, dt, d0, dt_bias, softplus, A2, D, row, c0, h0, bounds, i, decays, given, acc)
                     for n in range(n_state):
-                        into[i, n] = B[row, b0 + group * n_state + n]
-                        out[i, n] = C[row, q0 + group * n_state + n]
+                        into[i, n] = B[row, b_begin + n]
+                        out[i, n] = C[row, q_begin + n]
                 for i in range(steps):
                     for n in range(n_state):
                         written = into[i, n]
@@ -136,7 +139,7 @@ def ssd_forward(
                             acc[i, c] += read * state
                 for i in range(steps):
                     for c in range(size):
-                        y[rows[i], c0 + c] += acc[i, c]
+                        y[rows[i], c_begin + c] += acc[i, c]
 
 
 def ssd_segment_ends(
@@ -156,6 +159,7 @@ def ssd_segment_ends(
     for k in numba.prange(batch * n_blocks * n_segments):
         b, block, segment = _task(k, n_blocks, n_segments)
         group, c0, size, h0, n_heads = _channels(block, width, per_group, of_group, p)
+        b_begin = np.uintp(b0 + group * n_state)
         bounds = np.empty(n_heads + 1, np.intp)
         _head_bounds(c0, size, h0, p, bounds)
         start = (segment * chunks // n_segments) * chunk
@@ -173,7 +177,7 @@ def ssd_segment_ends(
                 raw = _raw_step(dt, d0, dt_bias, row, h0 + j)
                 total[j] += _softplus(raw) if softplus else raw
             for n in range(n_state):
-                into[0, n] = B[row, b0 + group * n_state + n]
+                into[0, n] = B[row, b_begin + n]
             _advance(decays, given, into, 0, h)
         _store(h, b, segment, c0, h0, p, bounds, ends)
         for j in range(n_heads):
@@ -239,6 +243,9 @@ def ssd_backward(
     for k in numba.prange(batch * n_blocks * n_segments):
         b, block, segment = _task(k, n_blocks, n_segments)
         group, c0, size, h0, n_heads = _channels(block, width, per_group, of_group, p)
+        c_begin = np.uintp(c0)
+        b_begin = np.uintp(b0 + group * n_state)
+        q_begin = np.uintp(q0 + group * n_state)
         bounds = np.empty(n_heads + 1, np.intp)
         _head_bounds(c0, size, h0, p, bounds)
         first = segment * chunks // n_segments
@@ -276,7 +283,7 @@ def ssd_backward(
                     row = _token(b, begin + m * sub + i, length, order, n_slices)
                     _gather(x, x0, dt, d0, dt_bias, softplus, A2, D, row, c0, h0, bounds, i, decays, given, acc)
                     for n in range(n_state):
-                        into[i, n] = B[row, b0 + group * n_state + n]
+                        into[i, n] = B[row, b_begin + n]
                 for i in range(sub):
                     _advance(decays, given, into, i, h)
             for m in range(n_sub - 1, -1, -1):
@@ -288,10 +295,10 @@ def ssd_backward(
                     rows[i] = row
                     _gather(x, x0, dt, d0, dt_bias, softplus, A2, D, row, c0, h0, bounds, i, decays, given, acc)
                     for n in range(n_state):
-                        into[i, n] = B[row, b0 + group * n_state + n]
-                        out[i, n] = C[row, q0 + group * n_state + n]
+                        into[i, n] = B[row, b_begin + n]
+                        out[i, n] = C[row, q_begin + n]
                     for c in range(size):
-                        gys[i, c] = grad_y[row, c0 + c]
+                        gys[i, c] = grad_y[row, c_begin + c]
                 for i in range(steps):
                     for n in range(n_state):
                         written = into[i, n]
@@ -323,13 +330,13 @@ def ssd_backward(
                         step = _softplus(raw) if softplus else raw
                         skip = D[head]
                         into_exponent, into_step, into_skip = zero, zero, zero
-                        x_begin, begin_ = np.uintp(x0 + c0), np.uintp(c0)
+                        x_begin = np.uintp(x0 + c0)
                         for c in range(np.uintp(bounds[j]), np.uintp(bounds[j + 1])):
                             value = x[row, x_begin + c]
                             into_exponent += ga[c]
                             into_step += gu[c] * value
                             into_skip += gys[i, c] * value
-                            grad_x[row, begin_ + c] = gu[c] * step + skip * gys[i, c]
+                            grad_x[row, c_begin + c] = gu[c] * step + skip * gys[i, c]
                         g_A[j] += into_exponent * step
                         g_D[j] += into_skip
                         into_step += into_exponent * (A2[head] / grad_y.dtype.type(LOG2_E))
