@@ -304,7 +304,9 @@ def frozen_output(
     weights = np.random.RandomState(0)
     with torch.no_grad():
         for name, parameter in sorted(network.named_parameters()):
-            if not name.endswith("_log"):
+            if name.endswith("_log") and parameter.dim() == 1:  # Mamba-2's is drawn, Mamba-1's 1, 2, ...
+                parameter.copy_(torch.arange(1, len(parameter) + 1).log())
+            elif not name.endswith("_log"):
                 values = weights.standard_normal(parameter.shape) / np.sqrt(max(1, parameter[0].numel()))
                 parameter.copy_(torch.from_numpy(values))
         x = torch.from_numpy(weights.standard_normal((1, 1, *(16,) * dim)))

@@ -10,8 +10,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from nnunet_mamba.memory.allocations import Allocations
 from nnunet_mamba.ops import backends
+from nnunet_mamba.ops.oriented_ssd import blocked
 from nnunet_mamba.ops.oriented_ssd import numba as backend
 from nnunet_mamba.ops.oriented_weights import SSDWeights
 from nnunet_mamba.ops.workspace import of_call
@@ -59,6 +62,26 @@ def test_numba(size: tuple) -> None:
     grads, peak = _numpy_peak(lambda: backend.backward(y, *call, states))
     results = grads[0].nbytes + grads[1].nbytes
     assert _said("_backward", y, *arguments, states) == pytest.approx(peak - results, rel=TOLERANCE)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("size", [(1, 3072, 3, 32, 1, 16, "fbs"), (2, 3072, 2, 80, 1, 32, "f")], ids=str)
+def test_pure_torch_holds_no_more(size: tuple, dtype: torch.dtype) -> None:
+    """Counted on tensors without memory; a GPU takes it where it has no kernels of ours"""
+    b, length, h, p, g, n, orders = size
+    sizes = (b, length, h, p, n, g, len(orders), dtype)
+    with FakeTensorMode():
+        xBC, dt, *weights = oriented_ssd_inputs(b, length, h, p, g, n, 4, orders=len(orders), dtype=dtype).values()
+        call = (xBC, dt, SSDWeights(*weights), n, g, orders, 12)
+        with Allocations("cpu") as forward:
+            y, states = blocked.forward(*call)
+            held = forward.peak - y.nbytes - states.nbytes
+        with Allocations("cpu") as backward:
+            grads = blocked.backward(y, *call, states)
+            held_backward = backward.peak - sum(t.nbytes for t in grads)
+    for part, counted in (("forward", held), ("backward", held_backward)):
+        said = blocked.workspace(part, *sizes)
+        assert counted <= said < 1.6 * counted, part
 
 
 def test_a_call_is_scaled_to_other_sizes() -> None:
