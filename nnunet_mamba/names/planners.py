@@ -13,6 +13,7 @@ from nnunet_mamba.names import networks, suffixes
 from nnunet_mamba.names.networks import Network, Preset
 
 TORCHRES = "torchres"
+MEANING = "resampling with torch, as nnU-Net's planners of this suffix: faster, with preprocessed data of its own"
 PREFIX, PLANS = "nnUNetPlanner", "Plans"
 
 
@@ -57,7 +58,16 @@ def of_plans(plans: str) -> str | None:
 
 def forms() -> list[str]:
     """The suffixes as people see them"""
-    return [*(s.form for s in suffixes.SUFFIXES if s.field in suffixes.MIXING), f"_{TORCHRES}"]
+    return [*_mixing(), f"_{TORCHRES}"]
+
+
+def meaning(form: str) -> str:
+    """What one of `forms` changes"""
+    return _mixing().get(form, MEANING)
+
+
+def _mixing() -> dict[str, str]:
+    return {s.form: s.meaning for s in suffixes.SUFFIXES if s.field in suffixes.MIXING}
 
 
 def _taken_apart(class_name: str) -> tuple[PlannerName | None, str | None]:
