@@ -34,7 +34,8 @@ PLAN_KEYS = {
     "conv3d": "before the scan, a convolution of the volume instead of one along the sequence of tokens",
     "depths": "per stage after the first, or one number for all: Mamba layers (SegMamba, Mamba encoder), blocks of "
     "convolutions and Mamba (SegMamba-V2)",
-    "d_state": "of the Mamba layer: size of the state; `null`: 16 of Mamba, 64 of Mamba-2 (U-Mamba2: 32)", "d_conv": "of the Mamba layer: taps of the convolution",
+    "d_state": "of the Mamba layer: size of the state; `null`: 16 of Mamba, 64 of Mamba-2 (U-Mamba2: 32)",
+    "d_conv": "of the Mamba layer: taps of the convolution",
     "expand": "of the Mamba layer: expansion of the width",
     "n_slices": "slices of the inter-slice scan per stage; `null`: the first axis of the map",
     "gsc": 'branches of the gated spatial convolution: `"sum"` as released, or `"product"`',
