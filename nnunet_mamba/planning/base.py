@@ -203,8 +203,10 @@ class TorchResampling(nnUNetPlannerMamba):
     """Resampling as nnU-Net's `_torchres` planners choose it: with torch, all axes at once."""
 
     stock_plans = f"{STOCK_PLANS}_{TORCHRES}"
-    determine_resampling = nnUNetPlanner_torchres.determine_resampling
-    determine_segmentation_softmax_export_fn = nnUNetPlanner_torchres.determine_segmentation_softmax_export_fn
+    determine_resampling = nnUNetPlanner_torchres.determine_resampling  # type: ignore[assignment]
+    determine_segmentation_softmax_export_fn = (  # type: ignore[assignment]
+        nnUNetPlanner_torchres.determine_segmentation_softmax_export_fn
+    )
 
 
 def planner_class(planned: PlannerName) -> type[nnUNetPlannerMamba]:
