@@ -18,7 +18,7 @@ from docs import measured
 from nnunet_mamba import markdown
 from nnunet_mamba.cli.main import VERBS, parser_of
 from nnunet_mamba.doctor.messages import MESSAGES, Message
-from nnunet_mamba.names import networks, suffixes
+from nnunet_mamba.names import networks, planners, suffixes
 from nnunet_mamba.planning.recipe_format import RECIPE, TOPOLOGY, Field
 from nnunet_mamba.planning.recipes import recipe_folder
 
@@ -29,17 +29,24 @@ MADE = "<!-- made by docs/generate.py -->\n"
 _EVERY = "as in nnU-Net's U-Nets; stage 0 is the full resolution"
 PLAN_KEYS = {
     "n_stages": _EVERY, "features_per_stage": _EVERY, "conv_op": _EVERY, "kernel_sizes": _EVERY, "strides": _EVERY,
-    "mixer": '`"mamba"`, or `"none"` for the twin',
+    "mixer": 'what mixes tokens: `"mamba"`, `"mamba2"`, `"conv"` (a control of the same size) or `"none"` (the twin); '
+    "`null`: as published",
+    "conv3d": "before the scan, a convolution of the volume instead of one along the sequence of tokens",
     "depths": "per stage after the first, or one number for all: Mamba layers (SegMamba, Mamba encoder), blocks of "
     "convolutions and Mamba (SegMamba-V2)",
-    "d_state": "of the Mamba layer: size of the state", "d_conv": "of the Mamba layer: taps of the convolution",
+    "d_state": "of the Mamba layer: size of the state; `null`: 16 of Mamba, 64 of Mamba-2 (U-Mamba2: 32)",
+    "d_conv": "of the Mamba layer: taps of the convolution",
     "expand": "of the Mamba layer: expansion of the width",
     "n_slices": "slices of the inter-slice scan per stage; `null`: the first axis of the map",
     "gsc": 'branches of the gated spatial convolution: `"sum"` as released, or `"product"`',
     "fue": "the uncertainty of the paper on the skips; released code has none",
     "skip": '`"sum"` as published, or `"concat"`',
     "n_conv_per_stage": "residual blocks per encoder stage; the deeper half has one, as released",
-    "n_conv_per_stage_decoder": "the same per decoder stage",
+    "n_conv_per_stage_decoder": "the same per decoder stage (U-Mamba2: convolutions)",
+    "n_blocks_per_stage": "residual blocks per encoder stage; `null`: 1, 3, 4, 6, 6, ... as in nnU-Net's presets",
+    "headdim": "channels of a head of the Mamba-2 layer; `null`: 80, or what fits the width",
+    **dict.fromkeys(("conv_bias", "norm_op", "norm_op_kwargs", "dropout_op", "dropout_op_kwargs", "nonlin",
+                     "nonlin_kwargs"), "as in nnU-Net's U-Nets; `null`: as its planners write it"),
     "patch_size": "the patch the weights are for; `null` leaves patch-sized layers out (no difference for U-Mamba Bot)",
     "blocks_down": "residual Mamba blocks per encoder stage; `null`: 1, 2, ..., 2, 4 as released",
     "blocks_up": "residual blocks per decoder stage",
@@ -183,7 +190,7 @@ def _plan_keys() -> str:
     rows = []
     for key in keys:
         having = {title: of_one[key] for title, of_one in keywords.items() if key in of_one}
-        (default,) = set(having.values())
+        default = " or ".join(dict.fromkeys(having.values()))
         of = "all" if len(having) == len(keywords) else ", ".join(having)
         rows.append((f"`{key}`", of, default, PLAN_KEYS[key]))
     return markdown.table(("in `arch_kwargs`", "of", "left out", "meaning"), rows)
@@ -230,6 +237,10 @@ def _networks() -> str:
         rows = [
             ("train", f"`nnUNetv2_train DATASET 3d_fullres FOLD -tr {n.trainer}`"),
             ("plan", f"`nnUNetv2_plan_and_preprocess -d DATASET -pl {n.planner}`, then `-p {n.plans}`"),
+            *(
+                ("for larger cards", f"`{n.planner_of(p)}` ({p.gigabytes:g} GB), then `-p {n.plans_of(p)}`")
+                for p in n.presets[1:]
+            ),
             ("control", f"`{n.twin.trainer}`, `{n.twin.planner}`, `{n.twin.plans}`"),
             ("class", f"`{n.architecture}`"),
             ("source", f"{n.paper}{f', [{n.url}]({n.url})' if n.url else ''}"),
@@ -240,6 +251,8 @@ def _networks() -> str:
             parts.append(f"```bibtex\n{n.citation}\n```\n")
     rows = [(f"`{s.form}`", s.meaning) for s in suffixes.SUFFIXES]
     parts.append(f"## Suffixes of trainers' names\n\n{markdown.table(('suffix', 'what it changes'), rows)}\n")
+    rows = [(f"`{form}`", planners.meaning(form)) for form in planners.forms()]
+    parts.append(f"## Suffixes of planners' names\n\n{markdown.table(('suffix', 'what it changes'), rows)}\n")
     return "\n".join(parts)
 
 

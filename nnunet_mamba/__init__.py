@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from nnunet_mamba.architectures.segmamba_v2 import SegMambaV2
     from nnunet_mamba.architectures.segresmamba import SegResMamba
     from nnunet_mamba.architectures.umamba import UMambaBot, UMambaEnc
+    from nnunet_mamba.architectures.umamba2 import UMamba2
 
 __all__ = [
     "LightMUNet",
@@ -23,6 +24,7 @@ __all__ = [
     "SegMamba",
     "SegMambaV2",
     "SegResMamba",
+    "UMamba2",
     "UMambaBot",
     "UMambaEnc",
     "__version__",

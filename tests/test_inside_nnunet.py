@@ -38,6 +38,7 @@ from nnunetv2.experiment_planning import plan_and_preprocess_api
 from nnunetv2.experiment_planning.experiment_planners import default_experiment_planner as planner_module
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
+from nnunetv2.experiment_planning.experiment_planners.resampling.resample_with_torch import nnUNetPlanner_torchres
 from nnunetv2.experiment_planning.experiment_planners.residual_unets import residual_encoder_unet_planners
 from nnunetv2.inference import export_prediction
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
@@ -70,7 +71,7 @@ from nnunet_mamba.architectures.topology import topology
 from nnunet_mamba.blocks.mixers import Mixer
 from nnunet_mamba.discovery import hook, resolve
 from nnunet_mamba.doctor.messages import explain
-from nnunet_mamba.names import locate
+from nnunet_mamba.names import locate, networks
 from nnunet_mamba.names.architecture_entry import TOPOLOGY_KEYS
 from nnunet_mamba.plan_checks import has_regions
 from nnunet_mamba.planning import base, configurations
@@ -441,6 +442,22 @@ def test_what_the_decoder_reads_of_its_encoder() -> None:
     ours = mamba_encoder.Encoder(plan, 1, [1, 1, 1], Mixer("none"), "f")
     assert {"output_channels", "strides"} <= read
     assert not [name for name in sorted(read) if not hasattr(ours, name)]
+
+
+@reliance
+def test_residual_encoder_network() -> None:
+    assert parameters(unet.ResidualEncoderUNet.__init__)[1:18] == [
+        "input_channels", "n_stages", "features_per_stage", "conv_op", "kernel_sizes", "strides", "n_blocks_per_stage",
+        "num_classes", "n_conv_per_stage_decoder", "conv_bias", "norm_op", "norm_op_kwargs", "dropout_op",
+        "dropout_op_kwargs", "nonlin", "nonlin_kwargs", "deep_supervision",
+    ]  # fmt: skip
+    text = text_of(unet.ResidualEncoderUNet.forward)
+    assert "skips = self.encoder(x)" in text
+    assert "return self.decoder(skips)" in text
+    assert isinstance(inspect.getattr_static(unet.ResidualEncoderUNet, "initialize"), staticmethod)
+    made = text_of(unet.ResidualEncoderUNet.__init__)
+    assert not [n for n in ("key_to_encoder", "key_to_stem", "keys_to_in_proj") if f"self.{n} = " not in made]
+    assert networks.network("UMamba2").extends == f"{unet.__name__}.{unet.ResidualEncoderUNet.__name__}"
 
 
 @reliance
@@ -1224,6 +1241,33 @@ def test_numbers_of_the_planner() -> None:
         assert f"self.UNet_max_features_{dim}d = {most}" in text
     asked = calls(ExperimentPlanner.get_plans_for_configuration, "get_pool_and_conv_props")
     assert {arguments(c)[-1] for c in asked} == {str(configurations.NO_LIMIT)}
+
+
+@reliance
+def test_residual_encoder_planners() -> None:
+    for preset in networks.RESENC_PRESETS:
+        stock = getattr(residual_encoder_unet_planners, preset.planner)
+        assert parameters(stock.__init__) == parameters(ExperimentPlanner.__init__)
+        assert inspect.signature(stock.__init__).parameters["gpu_memory_target_in_gb"].default == preset.gigabytes
+        assert "get_plans_for_configuration" not in vars(stock)
+    text = text_of(residual_encoder_unet_planners.ResEncUNetPlanner.get_plans_for_configuration)
+    # with a reference for ref_bs samples: the same rule as the other planner's, where ref_bs is 2 as ours sets it
+    assert "while estimate > reference:" in text
+    assert "batch_size = round(reference / estimate * ref_bs)" in text
+    assert "self.static_estimate_VRAM_usage" in text
+
+
+@reliance
+def test_resampling_with_torch() -> None:
+    for name in ("determine_resampling", "determine_segmentation_softmax_export_fn"):
+        borrowed = getattr(nnUNetPlanner_torchres, name)
+        assert name in vars(ExperimentPlanner), name
+        functions = [value for value in borrowed(None) if callable(value)]
+        assert {function.__name__ for function in functions} == {"resample_torch_fornnunet"}
+    stock = SimpleNamespace(plans_identifier="nnUNetPlans_torchres")
+    assert nnUNetPlanner_torchres.generate_data_identifier(stock, "2d") == f"{base.TorchResampling.stock_plans}_2d"
+    defaults = inspect.signature(nnUNetPlanner_torchres.__init__).parameters
+    assert defaults["plans_name"].default == base.TorchResampling.stock_plans
 
 
 @reliance

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nnunet_mamba import planning, trainers
-from nnunet_mamba.names import networks, suffixes
-from nnunet_mamba.names.locate import locate
+from nnunet_mamba.names import networks, planners, suffixes
+from nnunet_mamba.names.locate import locate, refuse_misspelt
 
 
 def _resolve(class_name: str) -> type:
@@ -124,6 +124,56 @@ def test_names_import_no_torch() -> None:
     modules = "names.architecture_entry, nnunet_mamba.names.classes, nnunet_mamba.trainers, nnunet_mamba.planning"
     code = f"import sys, nnunet_mamba.{modules}; sys.exit('torch' in sys.modules or 'nnunetv2' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("record", networks.NETWORKS, ids=lambda r: r.name)
+def test_mixers_are_suffixes_of_trainers_and_planners(record: networks.Network) -> None:
+    mixers = {"_SameSize": ("conv", False), "_Conv3d": (None, True)}
+    if record.published_mixer != "mamba2":
+        mixers |= {"_Mamba2": ("mamba2", False), "_Mamba2_Conv3d": ("mamba2", True)}
+    for suffix, (mixer, conv3d) in mixers.items():
+        for name in (record.trainer + suffix, record.planner + suffix, f"{record.planner}{suffix}_torchres"):
+            made = _resolve(name)
+            assert made.__name__ == name
+            assert made.mamba_network == replace(record, mixer=mixer, conv3d=conv3d)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("kind", networks.with_twins(), ids=lambda r: r.name)
+def test_planners_are_named_as_nnunets(kind: networks.Network) -> None:
+    for preset in kind.presets:
+        name = f"{kind.planner_of(preset)}_torchres"
+        made = _resolve(name)
+        assert made.default_plans_name() == f"{kind.plans_of(preset)}_torchres"  # type: ignore[attr-defined]
+        assert planners.of_plans(f"{kind.plans_of(preset)}_torchres") == name
+        assert planners.of_plans(kind.plans_of(preset)) == kind.planner_of(preset)
+    assert planners.of_plans("nnUNetPlans") is None
+    assert planners.of_plans(f"{kind.plans}_other") is None
+
+
+IMPOSSIBLE = {
+    "nnUNetTrainerSegMambaNoMamba_Mamba2": "nnUNetTrainerSegMambaNoMamba has no Mamba layers that _Mamba2 could change",
+    "nnUNetTrainerSegMambaNoMamba_SameSize": "it goes with nnUNetTrainerSegMamba",
+    "nnUNetTrainerSegMambaNoMamba_Conv3d": "has no Mamba layers that _Conv3d could change",
+    "nnUNetTrainerSegMamba_Mamba2_SameSize": "_Mamba2 and _SameSize both say what stands in the place",
+    "nnUNetTrainerSegMamba_SameSize_Mamba2": "_Mamba2 and _SameSize both say what stands in the place",
+    "nnUNetTrainerSegMamba_SameSize_Conv3d": "no scan that _Conv3d could change; leave _Conv3d out",
+    "nnUNetTrainerUMamba2_Mamba2": "the layers of U-Mamba2 are Mamba-2 as published; leave _Mamba2 out",
+    "nnUNetTrainer_Mamba2": "_Mamba2 changes the layers of our networks; nnUNetTrainer has none of them",
+    "nnUNetTrainerSegMamba_Conv3d_Mamba2": "one training has one name: nnUNetTrainerSegMamba_Mamba2_Conv3d",
+    "nnUNetPlannerSegMambaNoMamba_Mamba2": "has no Mamba layers that _Mamba2 could change",
+    "nnUNetPlannerSegMamba_SameSize_Conv3d": "no scan that _Conv3d could change",
+    "nnUNetPlannerSegMamba_torchres_Mamba2": "one plan has one name: nnUNetPlannerSegMamba_Mamba2_torchres",
+    "nnUNetPlannerSegMamba_5epochs": "_5epochs is not a suffix of our planners; expected _Mamba2, _SameSize, _Conv3d",
+    "nnUNetPlannerSegMamba_Mamba2_Mamba2": "a suffix stands twice",
+}
+
+
+@pytest.mark.parametrize("name", IMPOSSIBLE)
+def test_impossible_combinations_are_refused_in_a_sentence(name: str) -> None:
+    assert locate(name) is None
+    folder = "nnUNetTrainer" if "Trainer" in name else "experiment_planning"
+    with pytest.raises(ValueError, match=IMPOSSIBLE[name]):
+        refuse_misspelt(folder, name)
 
 
 def test_unknown_network_names_the_known_ones() -> None:

@@ -29,6 +29,7 @@ TINY: dict[str, dict[str, Any]] = {
     "lightmunet": {"init_filters": 8, "in_channels": 2, "out_channels": 3, "spatial_dims": 2},
     "umamba_enc": {**UMAMBA, "patch_size": [2, 8, 8]},
     "umamba_bot": UMAMBA,
+    "umamba2": {**UMAMBA, "n_blocks_per_stage": [1, 2, 1], "n_conv_per_stage_decoder": [1, 2], "headdim": 16},
 }
 NOT_IN_WEIGHTS = ("strides", "patch_size", "nslices", "mamba", "deep_supervision")
 ACCEPTED = [(32, 32, 32), (64, 64, 64), (96, 96, 96), (128, 128, 128), (16, 32, 64), (16, 64, 64), (128, 128, 64),

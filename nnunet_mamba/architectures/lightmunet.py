@@ -103,7 +103,8 @@ class VisionMamba(nn.Module):
             dtype = tokens.dtype
             full = tokens.to(self.norm.weight.dtype)
             if self.mamba is not None:
-                full = normed_mamba(self.norm, self.mamba, tokens).to(full.dtype) + self.skip_scale * full
+                scanned = normed_mamba(self.norm, self.mamba, tokens, x.shape[2:])
+                full = scanned.to(full.dtype) + self.skip_scale * full
             mixed = self.norm(full)
             y = self.proj(mixed).to(dtype if dtype != torch.float16 else mixed.dtype)
         return to_volume(y, x.shape[2:])

@@ -22,10 +22,11 @@ class PlanKeywords(TypedDict, total=False):
     conv_op: type[nn.Module]
     kernel_sizes: int | Sequence[int | Sequence[int]]
     strides: int | Sequence[int | Sequence[int]]
-    d_state: int
+    d_state: int | None
     d_conv: int
     expand: int
-    mixer: str
+    mixer: str | None
+    conv3d: bool
     deep_supervision: bool
 
 
@@ -35,8 +36,10 @@ class PlannedNetwork(nn.Module):
     input_channels: of the image; num_classes: of the logits, with background; conv_op: torch.nn.Conv2d or Conv3d.
     n_stages, features_per_stage, kernel_sizes, strides: one entry per plan stage, full resolution first, or one number
     for all; strides[0] is 1.
-    d_state, d_conv, expand: of the mixer: state size, taps of the convolution, expansion of the width.
-    mixer: "mamba", or "none" for the no-Mamba twin.
+    d_state, d_conv, expand: of the mixer: state size (None: 16 of Mamba, 64 of Mamba-2), taps of the convolution,
+    expansion of the width.
+    mixer: "mamba", "mamba2", "conv" (a control of the same size) or "none" (the no-Mamba twin); None: as published.
+    conv3d: before the scan a convolution of the volume (2d: of the slice) instead of one of the sequence of tokens.
     deep_supervision: a list of logits, finest first; `network.decoder.deep_supervision` turns it on and off later.
     Raises ValueError for keywords that contradict each other, and for a patch not divisible by the strides.
 
@@ -44,6 +47,7 @@ class PlannedNetwork(nn.Module):
     """
 
     negative_slope: ClassVar[float] = LEAKY_SLOPE  # of the activation that follows the convolutions
+    published_mixer: ClassVar[str] = "mamba"
 
     encoder: nn.Module
     decoder: nn.Module
@@ -57,15 +61,19 @@ class PlannedNetwork(nn.Module):
         conv_op: type[nn.Module],
         kernel_sizes: int | Sequence[int | Sequence[int]],
         strides: int | Sequence[int | Sequence[int]],
-        d_state: int = 16,
+        d_state: int | None = None,
         d_conv: int = 4,
         expand: int = 2,
-        mixer: str = "mamba",
+        mixer: str | None = None,
+        conv3d: bool = False,
         deep_supervision: bool = False,
     ):
         super().__init__()
         self.topology = topology(n_stages, features_per_stage, conv_op, kernel_sizes, strides)
-        self.mixer = Mixer(mixer, d_state, d_conv, expand)
+        self.mixer = Mixer(
+            self.published_mixer if mixer is None else mixer, d_state, d_conv, expand, conv3d,
+            axes=self.topology.space.dim, published=self.published_mixer,
+        )  # fmt: skip
         self.input_channels, self.num_classes, self.supervised = input_channels, num_classes, deep_supervision
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:

@@ -134,7 +134,7 @@ class AxesMamba(nn.Module):
             y = x
             for axis in range(2, x.dim()):
                 swapped = x.transpose(2, axis)
-                scanned = normed_mamba(self.norm, self.mamba, to_tokens(swapped))
+                scanned = normed_mamba(self.norm, self.mamba, to_tokens(swapped), swapped.shape[2:])
                 y = y + to_volume(scanned, swapped.shape[2:]).transpose(2, axis)
             return y
 

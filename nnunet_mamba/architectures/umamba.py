@@ -152,7 +152,7 @@ class ChannelTokens(nn.Module):
         super().__init__()
         voxels = math.prod(size)
         self.norm = nn.LayerNorm(voxels)
-        self.mamba = mixer.core(voxels)
+        self.mamba = mixer.core(voxels, axes=1)
         self.size, self.patch = size, patch
 
     def forward(self, x: Tensor) -> Tensor:
@@ -163,7 +163,8 @@ class ChannelTokens(nn.Module):
                 f"maps of {self.size}, got {tuple(x.shape[2:])}. Use that patch, or build with patch_size=None"
             )
         with torch.autocast(x.device.type, enabled=False):
-            return normed_mamba(self.norm, self.mamba, x.flatten(2)).unflatten(2, self.size)
+            y = normed_mamba(self.norm, self.mamba, x.flatten(2), (x.shape[1],))
+            return y.unflatten(2, self.size)
 
 
 class Decoder(nn.Module):

@@ -7,7 +7,7 @@ import json
 import textwrap
 from typing import Any
 
-from nnunet_mamba.names import networks, suffixes
+from nnunet_mamba.names import networks, planners, suffixes
 
 SHOWN_STAGES, SHOWN_CHANNELS, SHOWN_CLASSES = 5, 1, 3
 WIDTH = 100
@@ -38,7 +38,11 @@ def run(options: argparse.Namespace) -> int:
         print(f"{record.name}: {record.summary}")
         print(f"  train      nnUNetv2_train DATASET 3d_fullres FOLD -tr {record.trainer}")
         print(f"  plan       nnUNetv2_plan_experiment -d DATASET -pl {record.planner}   (then -p {record.plans})")
-        print(f"  control    -tr {record.twin.trainer}")
+        for preset in record.presets[1:]:
+            print(
+                f"             {record.planner_of(preset)} for {preset.gigabytes:g} GB   (-p {record.plans_of(preset)})"
+            )
+        print(f"  control    -tr {record.twin.trainer}, or of the same size: {record.trainer}_SameSize")
         print(f"  parameters {millions:.1f} M, without Mamba {twin:.1f} M")
         print(f"  source     {record.paper}{'; ' if record.url else ''}{record.url}\n")
     print(
@@ -59,11 +63,20 @@ def _everything() -> dict[str, Any]:
             "name": n.name, "title": n.title, "summary": n.summary, "paper": n.paper, "url": n.url,
             "class": n.architecture, "trainer": n.trainer, "planner": n.planner, "plans": n.plans,
             "control": {"trainer": n.twin.trainer, "planner": n.twin.planner, "plans": n.twin.plans},
+            "sizes": [
+                {"gigabytes": p.gigabytes, "planner": n.planner_of(p), "plans": n.plans_of(p),
+                 "control": {"planner": n.twin.planner_of(p), "plans": n.twin.plans_of(p)}}
+                for p in n.presets
+            ],
         }
         for n in networks.NETWORKS
     ]  # fmt: skip
     meanings = [{"form": s.form, "meaning": s.meaning} for s in suffixes.SUFFIXES]
-    return {"networks": described, "suffixes": meanings, "recipes": recipe_names(), "datasets": NAMES}
+    of_planners = [{"form": form, "meaning": planners.meaning(form)} for form in planners.forms()]
+    return {
+        "networks": described, "suffixes": meanings, "planner_suffixes": of_planners, "recipes": recipe_names(),
+        "datasets": NAMES,
+    }  # fmt: skip
 
 
 def _print_suffixes() -> None:
@@ -74,6 +87,7 @@ def _print_suffixes() -> None:
     for suffix in suffixes.SUFFIXES:
         print(textwrap.fill(suffix.form, WIDTH, initial_indent="  ", subsequent_indent="  "))
         print(textwrap.fill(suffix.meaning, WIDTH, initial_indent="      ", subsequent_indent="      "))
+    print(f"\nSuffixes of planners: {', '.join(planners.forms())}; {planners.TORCHRES}: {planners.MEANING}")
     print("\nexample: nnUNetv2_train DATASET 3d_fullres 0 -tr nnUNetTrainerSegMamba_AdamW_bf16_lossClDice_250epochs")
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from nnunet_mamba.names import networks, suffixes
+from nnunet_mamba.names import networks, planners, suffixes
 
 TRAINERS = "nnunet_mamba.trainers"
 PLANNERS = "nnunet_mamba.planning"
@@ -24,7 +24,7 @@ STOCK_TRAINER = "nnUNetTrainer"
 THRESHOLDS = "LabelManagerThresholds"
 PREFIXES = ("nnUNetTrainer", "nnUNetPlanner")
 TRAINER_FOLDER, PLANNER_FOLDER = "nnUNetTrainer", "experiment_planning"
-NEAR = 0.75
+NEAR = 0.78
 """Similarity (difflib) above which an unknown name counts as a misspelling of one of ours."""
 
 
@@ -34,7 +34,7 @@ def locate(class_name: str) -> str | None:
     The stock trainer is ours only with a suffix that nnU-Net lacks (`nnUNetTrainer_5epochs_20its`) and that a fair
     comparison needs.
     """
-    if class_name in networks.planners():
+    if planners.parse(class_name) is not None:
         return f"{PLANNERS}:{class_name}"
     if parse_thresholds(class_name) is not None:
         return f"{LABEL_MANAGERS}:{class_name}"
@@ -96,7 +96,10 @@ def refuse_misspelt(folder: str, class_name: str) -> None:
 
 
 def refusal(folder: str, class_name: str) -> str | None:
-    """What is wrong with the suffixes of one of our trainers' names; None if nothing is or somebody else defines it."""
+    """What is wrong with the suffixes of one of our names; None if nothing is or somebody else defines it."""
+    if Path(folder).name == PLANNER_FOLDER:
+        wrong = planners.refusal(class_name)
+        return None if wrong is None or any(_defines(path, class_name) for path in _searched(folder)) else wrong
     base, _, rest = class_name.partition("_")
     parts = suffixes.parse(class_name)
     ours = base in networks.trainers() or (base == STOCK_TRAINER and parts is not None and parts.is_ours)
@@ -125,8 +128,8 @@ def suggestion(folder: str, class_name: str) -> str | None:
     if kind not in (TRAINER_FOLDER, PLANNER_FOLDER):
         return None
     names = networks.planners() if kind == PLANNER_FOLDER else networks.trainers()
-    parts = suffixes.parse(class_name)
-    base = class_name if parts is None else parts.base
+    parts = suffixes.parse(class_name.removesuffix(f"_{planners.TORCHRES}"))
+    base = class_name.removesuffix(f"_{planners.TORCHRES}") if parts is None else parts.base
     short = {_without_prefix(name).lower(): name for name in names}
     near = difflib.get_close_matches(_without_prefix(base).lower(), short, n=1, cutoff=NEAR)
     if not near or any(_defines(path, class_name) for path in _searched(folder)):

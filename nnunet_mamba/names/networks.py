@@ -6,7 +6,25 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any
 
+from nnunet_mamba.names.head_width import WIDEST_AT_BOTTLENECK
+
 NO_MAMBA = "NoMamba"
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One size of nnU-Net's planning: what its name adds to ours, the budget, nnU-Net's own planner of that size."""
+
+    name: str = ""
+    gigabytes: float = 8
+    planner: str = "ExperimentPlanner"
+
+
+RESENC_PRESETS = (
+    Preset("", 8, "nnUNetPlannerResEncM"),
+    Preset("L", 24, "nnUNetPlannerResEncL"),
+    Preset("XL", 40, "nnUNetPlannerResEncXL"),
+)
 
 
 @dataclass(frozen=True)
@@ -29,8 +47,17 @@ class Network:
     As published, 32 doubling where nothing else is."""
     patch_sized: bool = False
     """Whether the weights depend on the patch size, which the plan then hands to the network."""
-    mixer: str = "mamba"
-    """ "none" for a twin."""
+    presets: tuple[Preset, ...] = (Preset(),)
+    """The sizes that there are planners for, the one for a budget of 8 GB first"""
+    extends: str | None = None
+    """nnU-Net's class that this network adds to: plans for it are taken as they are."""
+    published_mixer: str = "mamba"
+    widest_head: int | None = None
+    """Of a Mamba-2 layer whose head width the plan names"""
+    mixer: str | None = None
+    """What mixes tokens instead of the published layers, "none" for a twin; None: what the plan says or as published"""
+    conv3d: bool = False
+    """Whether the mixer convolves the volume, whatever the plan says"""
 
     def load_architecture(self) -> Any:
         """The network's class; torch comes with it."""
@@ -43,11 +70,17 @@ class Network:
 
     @property
     def planner(self) -> str:
-        return f"nnUNetPlanner{self.name}"
+        return self.planner_of(self.presets[0])
+
+    def planner_of(self, preset: Preset) -> str:
+        return f"nnUNetPlanner{self.name}{preset.name}"
 
     @property
     def plans(self) -> str:
-        return f"nnUNet{self.name}Plans"
+        return self.plans_of(self.presets[0])
+
+    def plans_of(self, preset: Preset) -> str:
+        return f"nnUNet{self.name}{preset.name}Plans"
 
     @property
     def twin(self) -> Network:
@@ -142,6 +175,26 @@ NETWORKS = (
         citation=_UMAMBA_CITATION,
     ),
     Network(
+        name="UMamba2",
+        title="U-Mamba2",
+        summary="nnU-Net's residual encoder U-Net with one Mamba-2 layer at the bottleneck",
+        paper="Tan et al., U-Mamba2: Scaling State Space Models for Dental Anatomy Segmentation in CBCT, MICCAI 2025 "
+        "workshop ODIN",
+        short_paper="Tan et al. 2025",
+        url="https://arxiv.org/abs/2509.12069",
+        architecture="nnunet_mamba.architectures.umamba2.UMamba2ResidualEncoderUNet",
+        presets=RESENC_PRESETS,
+        extends="dynamic_network_architectures.architectures.unet.ResidualEncoderUNet",
+        published_mixer="mamba2",
+        widest_head=WIDEST_AT_BOTTLENECK,
+        citation="""@article{tan2025umamba2,
+  title   = {{U-Mamba2}: Scaling State Space Models for Dental Anatomy Segmentation in {CBCT}},
+  author  = {Tan, Zhi Qin and Zhu, Xiatian and Addison, Owen and Li, Yunpeng},
+  journal = {arXiv preprint arXiv:2509.12069},
+  year    = {2025}
+}""",
+    ),
+    Network(
         name="LightMUNet",
         title="LightM-UNet",
         summary="Mamba layers instead of convolutions at all resolutions, light decoder; few parameters",
@@ -190,8 +243,8 @@ def trainers() -> tuple[str, ...]:
 
 
 def planners() -> tuple[str, ...]:
-    """Planner names, twins included."""
-    return tuple(kind.planner for kind in with_twins())
+    """Planner names without suffixes, of every size, twins included."""
+    return tuple(kind.planner_of(preset) for kind in with_twins() for preset in kind.presets)
 
 
 def class_names() -> tuple[str, ...]:

@@ -13,6 +13,8 @@ from dataclasses import dataclass, fields
 from decimal import Decimal
 from typing import Any
 
+from nnunet_mamba.names import networks
+
 PRECISIONS = ("bf16", "fp16", "fp32")
 LOSSES = ("Dice", "CE", "TopK10", "DiceTopK10", "ClDice", "SkeletonRecall")
 """Losses other than nnU-Net's own sum of Dice and cross-entropy. The last two are added to that sum."""
@@ -20,6 +22,8 @@ LABELS_ONLY = ("TopK10", "DiceTopK10")
 """Losses that need labels excluding each other: not for regions."""
 ADAMW, AS_RELEASED = "AdamW", "asReleased"
 RECIPES = (ADAMW, AS_RELEASED)
+MIXING = ("mamba2", "same_size", "conv3d")
+"""Suffixes that change the network, for planners too"""
 RELEASED_TRAINERS = ("nnUNetTrainerSegMamba", "nnUNetTrainerSegMambaNoMamba")
 """Trainers whose released training differs from nnU-Net's in a way that `_asReleased` states."""
 
@@ -43,6 +47,15 @@ class TrainerName:
     accumulate: int | None = None
     patience: int | None = None
     mirroring: bool | None = None
+    mamba2: bool | None = None
+    same_size: bool | None = None
+    conv3d: bool | None = None
+
+    @property
+    def mixing(self) -> dict[str, Any]:
+        """What of the network's record these suffixes replace: fields of `networks.Network`"""
+        mixer = {"mixer": "mamba2" if self.mamba2 else "conv"} if self.mamba2 or self.same_size else {}
+        return {**mixer, **({"conv3d": True} if self.conv3d else {})}
 
     @property
     def is_ours(self) -> bool:
@@ -61,6 +74,10 @@ class TrainerName:
 
     def conflict(self) -> str | None:
         """Why these suffixes do not go together, in words; None if they do."""
+        if self.mixing:
+            refused = self._mixing_conflict()
+            if refused is not None:
+                return refused
         if self.recipe == AS_RELEASED:
             if self.base not in RELEASED_TRAINERS:
                 return f"_{AS_RELEASED} is the released training of SegMamba; it goes with {RELEASED_TRAINERS[0]} only"
@@ -72,6 +89,26 @@ class TrainerName:
                 f"{self.epochs}"
             )
         return None
+
+    def _mixing_conflict(self) -> str | None:
+        given = " and ".join(f"_{text}" for text in self._written(*MIXING))
+        kind = next((kind for kind in networks.with_twins() if kind.trainer == self.base), None)
+        if kind is None:
+            return f"{given} changes the layers of our networks; {self.base} has none of them"
+        if kind.mixer == "none":
+            own = kind.trainer.removesuffix(networks.NO_MAMBA)
+            return f"{kind.trainer} has no Mamba layers that {given} could change; it goes with {own}"
+        if self.same_size and self.mamba2:
+            return "_Mamba2 and _SameSize both say what stands in the place of the Mamba layers; leave one of them out"
+        if self.same_size and self.conv3d:
+            return "_SameSize has a convolution of the volume and no scan that _Conv3d could change; leave _Conv3d out"
+        if self.mamba2 and kind.published_mixer == "mamba2":
+            return f"the layers of {kind.title} are Mamba-2 as published; leave _Mamba2 out"
+        return None
+
+    def _written(self, *names: str) -> list[str]:
+        values = ((s, getattr(self, s.field)) for s in SUFFIXES if s.field in names)
+        return [s.write(value) for s, value in values if value is not None]
 
 
 @dataclass(frozen=True)
@@ -114,6 +151,12 @@ def _counted(word: str) -> Callable[[int], str]:
 
 DICE_CE_WEIGHTS = re.compile(r"Dice(?P<dice>[1-9]\d*)CE(?P<ce>[1-9]\d*)")
 SUFFIXES = (
+    Suffix("mamba2", "_Mamba2", "Mamba-2 in the place of Mamba layers; our own definition where there is no paper",
+           re.compile("Mamba2"), lambda _: True, lambda _: "Mamba2"),
+    Suffix("same_size", "_SameSize", "convolutions with as many parameters in the place of the Mamba layers: a control "
+           "of the same size", re.compile("SameSize"), lambda _: True, lambda _: "SameSize"),
+    Suffix("conv3d", "_Conv3d", "before the scan, a convolution of the volume (2d: of the slice) instead of one along "
+           "the sequence of tokens", re.compile("Conv3d"), lambda _: True, lambda _: "Conv3d"),
     Suffix("recipe", "_AdamW, _asReleased",
            "AdamW: AdamW 1e-4 with 10 epochs of linear warm-up, then cosine to 1e-6 instead of SGD 1e-2 with "
            "polynomial decay. asReleased: SegMamba's released training, cross-entropy on the full resolution only",

@@ -1,13 +1,14 @@
 """Our planners by name: `from nnunet_mamba.planning import nnUNetPlannerSegMamba`.
 
-One for every network and its twin, made when asked for; `nnUNetv2_plan_experiment -d 4 -pl nnUNetPlannerSegMamba`.
+One for every network and its twin, in every size, with any suffixes; made when asked for.
+`nnUNetv2_plan_experiment -d 4 -pl nnUNetPlannerSegMamba`.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nnunet_mamba.names import classes, networks
+from nnunet_mamba.names import classes, networks, planners
 
 if TYPE_CHECKING:
     from nnunet_mamba.planning.base import nnUNetPlannerMamba
@@ -22,7 +23,8 @@ def __dir__() -> list[str]:
 
 
 def _make(name: str) -> type[nnUNetPlannerMamba]:
-    from nnunet_mamba.planning.base import nnUNetPlannerMamba
+    from nnunet_mamba.planning.base import planner_class
 
-    record = next(kind for kind in networks.with_twins() if kind.planner == name)
-    return type(name, (nnUNetPlannerMamba,), {"mamba_network": record, "__doc__": record.summary})
+    planned = planners.parse(name)
+    assert planned is not None  # `locate` has asked already
+    return planner_class(planned)

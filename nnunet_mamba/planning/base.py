@@ -12,9 +12,12 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
+from nnunetv2.experiment_planning.experiment_planners.resampling.resample_with_torch import nnUNetPlanner_torchres
+from nnunetv2.experiment_planning.experiment_planners.residual_unets import residual_encoder_unet_planners as residual
 
 from nnunet_mamba.names.architecture_entry import architecture_for
 from nnunet_mamba.names.networks import Network
+from nnunet_mamba.names.planners import TORCHRES, PlannerName
 from nnunet_mamba.plan_checks import check_labels
 from nnunet_mamba.planning.estimate import architecture_memory, budget_bytes, card_gigabytes
 from nnunet_mamba.planning.memory.training_step import StepMemory
@@ -36,19 +39,24 @@ class BudgetTooSmallError(ValueError):
 
 
 class nnUNetPlannerMamba(ExperimentPlanner):
-    """Subclasses name a network; its record says how wide it is planned."""
+    """Subclasses say what is planned; the network's record says how wide."""
 
+    planned: ClassVar[PlannerName]
     mamba_network: ClassVar[Network]
+    stock_plans: ClassVar[str] = STOCK_PLANS
+    """Whose preprocessed data is the same"""
 
     def __init__(
         self,
         dataset_name_or_id: str | int,
-        gpu_memory_target_in_gb: float = 8,
+        gpu_memory_target_in_gb: float | None = None,
         preprocessor_name: str = STOCK_PREPROCESSOR,
         plans_name: str | None = None,
         overwrite_target_spacing: list[float] | tuple[float, ...] | None = None,
         suppress_transpose: bool = False,
     ):
+        if gpu_memory_target_in_gb is None:
+            gpu_memory_target_in_gb = self.planned.preset.gigabytes
         if not gpu_memory_target_in_gb > 0:
             raise ValueError(f"-gpu_memory_target {gpu_memory_target_in_gb}; expected gigabytes > 0, for example 8")
         if overwrite_target_spacing is not None and (
@@ -83,7 +91,7 @@ class nnUNetPlannerMamba(ExperimentPlanner):
 
     @classmethod
     def default_plans_name(cls) -> str:
-        return cls.mamba_network.plans
+        return cls.planned.plans
 
     def generate_data_identifier(self, configuration_name: str) -> str:
         """Share nnU-Net's preprocessed data where the preprocessing is the same: no second copy per network."""
@@ -93,7 +101,7 @@ class nnUNetPlannerMamba(ExperimentPlanner):
             and self.preprocessor_name == STOCK_PREPROCESSOR
         )
         if same_preprocessing and configuration_name in ("2d", "3d_fullres"):
-            return f"{STOCK_PLANS}_{configuration_name}"
+            return f"{self.stock_plans}_{configuration_name}"
         return super().generate_data_identifier(configuration_name)
 
     def plan_experiment(self) -> dict:
@@ -189,3 +197,25 @@ class nnUNetPlannerMamba(ExperimentPlanner):
     def _trace(self, architecture: dict[str, Any], patch_size: Sequence[int]) -> StepMemory:
         channels = self.dataset_json.get("channel_names", self.dataset_json.get("modality"))
         return architecture_memory(architecture, len(channels), len(self.dataset_json["labels"]), patch_size)
+
+
+class TorchResampling(nnUNetPlannerMamba):
+    """Resampling as nnU-Net's `_torchres` planners choose it: with torch, all axes at once."""
+
+    stock_plans = f"{STOCK_PLANS}_{TORCHRES}"
+    determine_resampling = nnUNetPlanner_torchres.determine_resampling  # type: ignore[assignment]
+    determine_segmentation_softmax_export_fn = (  # type: ignore[assignment]
+        nnUNetPlanner_torchres.determine_segmentation_softmax_export_fn
+    )
+
+
+def planner_class(planned: PlannerName) -> type[nnUNetPlannerMamba]:
+    """The planner of this name, on nnU-Net's own for the size"""
+    stock = getattr(residual, planned.preset.planner)
+    ours = TorchResampling if planned.torchres else nnUNetPlannerMamba
+    bases = (ours,) if stock is ExperimentPlanner else (ours, stock)
+    return type(planned.name, bases, {
+        "planned": planned,
+        "mamba_network": planned.network,
+        "__doc__": planned.network.summary + (f", {planned.suffix[1:]}" if planned.suffix else ""),
+    })  # fmt: skip

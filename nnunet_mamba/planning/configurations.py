@@ -14,7 +14,7 @@ from nnunetv2.experiment_planning.experiment_planners.network_topology import ge
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_mamba.datasets import dataset_name, plans_file
-from nnunet_mamba.names.architecture_entry import total_stride
+from nnunet_mamba.names.architecture_entry import follow_widths, total_stride
 from nnunet_mamba.nnunet_folders import Dataset, roots
 from nnunet_mamba.planning.estimate import architecture_memory, card_gigabytes
 from nnunet_mamba.whole_files import read_object, write_json
@@ -139,6 +139,7 @@ def for_patch(parent: Mapping[str, Any], patch: Sequence[int], batch: int) -> di
                 count = made["n_stages"] - (stages - len(value))
                 made[key] = (value + [value[-1]] * count)[:count]
         kwargs.update(made)
+        follow_widths(architecture)
         if kwargs.get("patch_size") is not None:
             kwargs["patch_size"] = list(patch)
     return {"patch_size": list(patch), "batch_size": int(batch), "architecture": architecture}
@@ -154,6 +155,7 @@ def shrunk_configuration(parent: dict[str, Any], recipe: dict[str, Any]) -> dict
     kwargs["features_per_stage"] = [
         min(recipe["base_features"] * 2**stage, recipe["max_features"]) for stage in range(kwargs["n_stages"])
     ]
+    follow_widths(architecture)
     coarsen = recipe.get("coarsen", 1)
     step = total_stride(kwargs["strides"])
     patch = [math.ceil(p / coarsen / s) * s for p, s in zip(parent["patch_size"], step, strict=True)]

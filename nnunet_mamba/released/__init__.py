@@ -18,7 +18,7 @@ from typing import Any
 from torch import Tensor
 
 from nnunet_mamba import checkpoints
-from nnunet_mamba.released import lightmunet, segmamba, segmamba_v2, segresmamba, umamba
+from nnunet_mamba.released import lightmunet, segmamba, segmamba_v2, segresmamba, umamba, umamba2
 from nnunet_mamba.released.network import ReleasedNetwork, network_class
 from nnunet_mamba.released.published import Published, Weights
 
@@ -28,7 +28,7 @@ WRAPPERS = ("module.", "_orig_mod.", "network.")
 """Prefixes that DistributedDataParallel, torch.compile and trainers put before every key."""
 CONTAINERS = ("network_weights", "state_dict", "model_state_dict", "model", "net")
 """Entries of a checkpoint file under which the weights may lie."""
-PAPERS = (segmamba, segmamba_v2, segresmamba, lightmunet, umamba)
+PAPERS = (segmamba, segmamba_v2, segresmamba, lightmunet, umamba, umamba2)
 PUBLISHED = {published.kind: published for paper in PAPERS for published in paper.PUBLISHED}
 
 

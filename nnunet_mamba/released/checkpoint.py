@@ -80,9 +80,9 @@ def convert(
     weights = released.read_weights(content)
     mirroring = _mirroring(content, len(planned.patch_size))
     published = released.recognise(weights)
-    extra = {}
-    if "strides" in published.config_names():  # not to be read off weights: a plan-following network
-        extra = {"strides": planned.pool_op_kernel_sizes, "patch_size": list(planned.patch_size)}
+    # not to be read off weights: of plan-following networks
+    told = {"strides": planned.pool_op_kernel_sizes, "patch_size": list(planned.patch_size)}
+    extra = {name: value for name, value in told.items() if name in published.config_names()}
     network = released.load_released(weights, **extra)
     inputs, outputs, kwargs = published.plan_keywords(**network.config)
     network.network.check_patch(planned.patch_size)

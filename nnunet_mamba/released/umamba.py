@@ -56,5 +56,5 @@ def sizes_of(weights: Weights) -> dict[str, Any]:
 
 PUBLISHED = (
     Published("umamba_enc", "UMambaEnc", plan_keywords, (), (r"encoder\.mamba_layers\.\d+\.mamba\.",), sizes_of),
-    Published("umamba_bot", "UMambaBot", plan_keywords, (), (r"mamba_layer\.mamba\.", r"encoder\.stem\."), sizes_of),
+    Published("umamba_bot", "UMambaBot", plan_keywords, (), (r"mamba_layer\.mamba\.", r"encoder\.stem\.0\."), sizes_of),
 )

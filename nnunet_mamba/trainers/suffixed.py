@@ -5,6 +5,7 @@ What they are called and mean: `nnunet_mamba.names.suffixes`. The stock trainer 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -25,7 +26,9 @@ ADAMW_DECAY = 1e-2  # torch's; the reports that name AdamW name no decay
 def with_suffixes(base: type[SafeTrainer], parts: TrainerName) -> type[SafeTrainer]:
     """`base`, trained as the suffixes say."""
     meanings = "".join(f"\n_{text}: {meaning}" for text, meaning in parts.meanings())
+    network = {"mamba_network": replace(base.mamba_network, **parts.mixing)} if parts.mixing else {}  # type: ignore[attr-defined]
     return type(parts.name, (SuffixedTrainer, base), {
+        **network,
         "parts": parts,
         "wanted_precision": parts.precision,
         "accumulated_batches": parts.accumulate or 1,

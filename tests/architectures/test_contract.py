@@ -19,15 +19,33 @@ from torch import Tensor, nn
 
 from nnunet_mamba.architectures.segmamba import SegMamba
 from nnunet_mamba.blocks.mamba import Mamba, MambaLayer
+from nnunet_mamba.blocks.mamba2 import Mamba2
+from nnunet_mamba.blocks.mixers import MIXERS
+from nnunet_mamba.blocks.same_size import SameSizeConv
 from nnunet_mamba.names import networks
 from tests.ops.cases import relative_error
 
-NETWORKS = [(record, mixer) for record in networks.NETWORKS for mixer in ("mamba", "none")]
+CONV3D = "+conv3d"
+"""Behind a mixer's name: with the convolution of the volume"""
+MIXING = ("mamba", "none", "mamba2", "conv", f"mamba{CONV3D}", f"mamba2{CONV3D}")
+NETWORKS = [(record, mixing) for record in networks.NETWORKS for mixing in MIXING]
+COMPILED = [
+    (record, mixing)
+    for record, mixing in NETWORKS
+    # one network of each way to call a mixer: by layers, bare, over channels
+    if mixing in (record.published_mixer, "none") or record.name in ("SegMamba", "LightMUNet", "UMambaEnc")
+]
 EXAM = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 MAX_VOXELS = 4096
-every_network = pytest.mark.parametrize(
-    ("record", "mixer"), NETWORKS, ids=lambda v: v.name if isinstance(v, networks.Network) else v
-)
+
+
+def _each(pairs: list[tuple[networks.Network, str]]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize(
+        ("record", "mixer"), pairs, ids=lambda v: v.name if isinstance(v, networks.Network) else v
+    )
+
+
+every_network = _each(NETWORKS)
 
 
 @dataclass(frozen=True)
@@ -70,7 +88,7 @@ def plans(draw: st.DrawFn) -> Plan:
 def build(
     record: networks.Network, mixer: str, plan: Plan, deep_supervision: bool = True, classes: int = 3
 ) -> nn.Module:
-    kwargs = {**plan.kwargs, "mixer": mixer}
+    kwargs = {**plan.kwargs, "mixer": mixer.removesuffix(CONV3D), "conv3d": mixer.endswith(CONV3D)}
     if record.patch_sized:
         kwargs["patch_size"] = list(plan.patch)
     return get_network_from_plans(
@@ -181,9 +199,9 @@ def _plan(dim: int, n_stages: int = 3, edge: int = 8) -> Plan:
     return Plan(kwargs, (edge,) * dim, 1)
 
 
-@every_network
+@_each(COMPILED)
 def test_float64_and_compilation(record: networks.Network, mixer: str) -> None:
-    plan = _plan(3 if mixer == "mamba" else 2)
+    plan = _plan(2 if mixer == "none" else 3)
     network = build(record, mixer, plan).double()
     x = torch.randn(1, 1, *plan.patch).double()
     expected = network(x)
@@ -234,11 +252,13 @@ def test_initialize_touches_convolutions_only(record: networks.Network, mixer: s
 
 
 @every_network
-def test_twin_has_no_mamba_and_the_network_has(record: networks.Network, mixer: str) -> None:
+def test_the_network_has_the_mixer_that_was_asked_for(record: networks.Network, mixer: str) -> None:
+    kind = MIXERS[mixer.removesuffix(CONV3D)]
     for dim in (2, 3):
         for n_stages in (2, 4):
             network = build(record, mixer, _plan(dim, n_stages, 16))
-            assert any(isinstance(m, Mamba) for m in network.modules()) == (mixer == "mamba")
+            found = {type(m) for m in network.modules()} & {Mamba, Mamba2, SameSizeConv}
+            assert found == ({kind} if kind is not None else set())
 
 
 @every_network
@@ -284,7 +304,9 @@ def frozen_output(
     weights = np.random.RandomState(0)
     with torch.no_grad():
         for name, parameter in sorted(network.named_parameters()):
-            if not name.endswith("_log"):
+            if name.endswith("_log") and parameter.dim() == 1:  # Mamba-2's is drawn, Mamba-1's 1, 2, ...
+                parameter.copy_(torch.arange(1, len(parameter) + 1).log())
+            elif not name.endswith("_log"):
                 values = weights.standard_normal(parameter.shape) / np.sqrt(max(1, parameter[0].numel()))
                 parameter.copy_(torch.from_numpy(values))
         x = torch.from_numpy(weights.standard_normal((1, 1, *(16,) * dim)))
@@ -312,7 +334,7 @@ def test_large_activations_survive_fp16() -> None:
         ({"features_per_stage": [4, 8]}, "features_per_stage=.* expected 3 positive"),
         ({"n_stages": 1}, "n_stages=1; expected at least 2"),
         ({"conv_op": nn.Conv1d}, "conv_op is .*expected torch.nn.Conv2d or torch.nn.Conv3d"),
-        ({"mixer": "attention"}, "mixer='attention'; expected one of mamba, none"),
+        ({"mixer": "attention"}, "mixer='attention'; expected one of mamba, mamba2, conv, none"),
         ({"depths": [1, 1, 1]}, r"depths=\[1, 1, 1\]; expected 2 numbers"),
     ],
 )

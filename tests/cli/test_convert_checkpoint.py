@@ -46,6 +46,23 @@ def test_nnunets_predictor_reads_the_folder_and_computes_the_same(files: dict[st
         assert torch.equal(predictor.network.eval()(x), network(x))
 
 
+def test_u_mamba2_as_its_authors_save_it(files: dict[str, Path]) -> None:
+    """Strides come from the plan; nnU-Net's predictor computes the same, the trainer follows the written plan"""
+    strides = [[1] * 3, [2] * 3, [2] * 3]
+    sizes: dict[str, Any] = {"features_per_stage": [4, 8, 40], "kernel_sizes": [[3] * 3] * 3, "strides": strides}
+    network = released.build("umamba2", input_channels=1, num_classes=3, n_blocks_per_stage=[1, 2, 1], **sizes)
+    torch.save({"network_weights": network.state_dict(), "trainer_name": "nnUNetTrainer"}, files["weights"])
+    assert main(_arguments(files, "-o", str(files["out"]))) == 0
+    predictor = nnUNetPredictor(device=torch.device("cpu"), use_mirroring=False)
+    predictor.initialize_from_trained_model_folder(str(files["out"]), use_folds=("all",))
+    predictor.network.load_state_dict(predictor.list_of_parameters[0])
+    written = json.loads((files["out"] / "plans.json").read_text())["configurations"]["3d_fullres"]["architecture"]
+    assert written["arch_kwargs"]["headdim"] == 80
+    x = torch.randn(1, 1, 32, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(predictor.network.eval()(x), network.eval()(x))
+
+
 def test_pretrained_weights_go_through_nnunets_loader(files: dict[str, Path], tmp_path: Path) -> None:
     from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
 

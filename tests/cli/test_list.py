@@ -55,9 +55,10 @@ def test_everything_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert [n["trainer"] for n in told["networks"]] == [n.trainer for n in networks.NETWORKS]
-    assert {n["planner"] for n in told["networks"]} | {n["control"]["planner"] for n in told["networks"]} == set(
-        networks.planners()
-    )
+    sizes = [size for n in told["networks"] for size in n["sizes"]]
+    assert {s["planner"] for s in sizes} | {s["control"]["planner"] for s in sizes} == set(networks.planners())
+    assert {n["planner"] for n in told["networks"]} <= {s["planner"] for s in sizes}
+    assert [s["form"] for s in told["planner_suffixes"]] == ["_Mamba2", "_SameSize", "_Conv3d", "_torchres"]
     assert len(told["suffixes"]) == len(suffixes.SUFFIXES)
     assert "segmamba_brats" in told["recipes"]
     assert "asoca" in told["datasets"]

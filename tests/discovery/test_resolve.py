@@ -122,7 +122,10 @@ def test_benchmark_measures(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("nnUNetTrainerSegMamba_lossFocal", "_lossFocal is not a suffix of our trainers; expected _AdamW, _asReleased"),
+        (
+            "nnUNetTrainerSegMamba_lossFocal",
+            "_lossFocal is not a suffix of our trainers; expected _Mamba2, _SameSize, _Conv3d, _AdamW",
+        ),
         ("nnUNetTrainerSegMamba_5epochs_lr1e-3", "so that one training has one name: nnUNetTrainerSegMamba_lr1e-3_5ep"),
         ("nnUNetTrainer_5epochs_AdamW", "one name: nnUNetTrainer_AdamW_5epochs"),
         ("nnUNetTrainerSegMamba_20its", "_its without a number of epochs"),

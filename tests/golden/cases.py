@@ -15,6 +15,7 @@ from torch import Tensor, nn
 A_LOGS = ("A_log", "A_b_log", "A_s_log")
 SKIPS = ("D", "D_b", "D_s", "skip_scale")
 DT_PROJECTIONS = ("dt_proj", "dt_proj_b", "dt_proj_s")
+DT_BIASES = ("dt_bias", "dt_bias_b", "dt_bias_s")
 
 
 @dataclass(frozen=True)
@@ -95,10 +96,10 @@ def _parameter(key: str, shape: tuple[int, ...]) -> np.ndarray:
     g = np.random.RandomState(zlib.crc32(canonical.encode())).standard_normal(shape)
     *before, last = canonical.split(".")
     if last in A_LOGS:
-        value = np.log(np.arange(1, shape[1] + 1))[None] + 0.05 * g
+        value = np.log(np.arange(1, shape[-1] + 1)) + 0.05 * g  # per head: one axis
     elif last in SKIPS:
         value = 1 + 0.1 * g
-    elif last == "bias" and before and before[-1] in DT_PROJECTIONS:
+    elif last in DT_BIASES or (last == "bias" and before and before[-1] in DT_PROJECTIONS):
         value = -3 + 0.5 * g
     elif last == "bias":
         value = 0.1 * g

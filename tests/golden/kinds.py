@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch.nn.functional as F
@@ -13,6 +13,7 @@ from nnunet_mamba.architectures.segresmamba import ConvMamba
 from nnunet_mamba.blocks.convolutions import SPACE_3D
 from nnunet_mamba.blocks.gated_spatial_conv import GatedSpatialConv
 from nnunet_mamba.blocks.mamba import Mamba, MambaLayer
+from nnunet_mamba.blocks.mamba2 import Mamba2
 from nnunet_mamba.blocks.mixers import Mixer
 from nnunet_mamba.blocks.residual import ResidualBlock, UpBlock
 
@@ -37,8 +38,17 @@ class _Tokens(Mamba):
 
     n_slices = 1
 
-    def forward(self, tokens: Tensor, n_slices: int = 1) -> Tensor:
-        return super().forward(tokens, self.n_slices)
+    def forward(self, tokens: Tensor, n_slices: int = 1, space: Sequence[int] = ()) -> Tensor:
+        return super().forward(tokens, self.n_slices, space)
+
+
+class _Tokens2(Mamba2):
+    """Mamba-2 with a fixed number of slices."""
+
+    n_slices = 1
+
+    def forward(self, tokens: Tensor, n_slices: int = 1, space: Sequence[int] = ()) -> Tensor:
+        return super().forward(tokens, self.n_slices, space)
 
 
 class _UpFromOneInput(UpBlock):
@@ -53,6 +63,14 @@ class _UpFromOneInput(UpBlock):
 def _mamba(config: dict[str, Any]) -> nn.Module:
     tri = config["kind"] == "tom"
     block = _Tokens(config["d_model"], "fbs" if tri else "f", config["d_state"], config["d_conv"], config["expand"])
+    block.n_slices = config["nslices"] if tri else 1
+    return block
+
+
+def _mamba2(config: dict[str, Any]) -> nn.Module:
+    tri = config["kind"] == "mamba2_tri"
+    sizes = {k: config[k] for k in ("d_state", "d_conv", "expand", "headdim", "ngroups", "bias") if k in config}
+    block = _Tokens2(config["d_model"], "fbs" if tri else "f", **sizes)
     block.n_slices = config["nslices"] if tri else 1
     return block
 
@@ -87,6 +105,11 @@ def _umamba(config: dict[str, Any]) -> nn.Module:
     return _network(config["kind"])({**config, "patch_size": config["input_size"]})
 
 
+def is_another_function(config: dict[str, Any]) -> bool:
+    """Recorded from the one path of the released Mamba-2 that normalises over all groups at once; ours does not"""
+    return config["kind"] == "mamba2" and config["norm_groups"] != config["ngroups"]
+
+
 BUILD: dict[str, Build] = {
     "tom": _mamba,
     "mamba_plain": _mamba,
@@ -101,4 +124,8 @@ BUILD: dict[str, Build] = {
     "lightmunet": _network("lightmunet"),
     "umamba_enc": _umamba,
     "umamba_bot": _umamba,
+    "mamba2": _mamba2,
+    "mamba2_tri": _mamba2,
+    "umamba2_2d": _network("umamba2"),
+    "umamba2_3d": _network("umamba2"),
 }

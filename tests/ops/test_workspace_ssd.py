@@ -13,6 +13,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nnunet_mamba.ops import backends
+from nnunet_mamba.ops.oriented_ssd import blocked
 from nnunet_mamba.ops.oriented_ssd import numba as backend
 from nnunet_mamba.ops.oriented_weights import SSDWeights
 from nnunet_mamba.ops.workspace import of_call
@@ -69,7 +70,6 @@ def test_numba(size: tuple) -> None:
 )
 def test_blocked(size: tuple, dtype: torch.dtype) -> None:
     """On tensors without memory; what is preferred where no kernels are compiled."""
-    from nnunet_mamba.ops.oriented_ssd import blocked
 
     b, length, h, p, g, n, orders = size
     k = h * p + 2 * g * n

@@ -20,7 +20,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_mamba import planning
 from nnunet_mamba.names import networks
-from nnunet_mamba.names.architecture_entry import total_stride
+from nnunet_mamba.names.architecture_entry import follow_widths, total_stride
 from nnunet_mamba.planning.base import nnUNetPlannerMamba
 from nnunet_mamba.planning.estimate import architecture_memory, budget_bytes, nnunet_loss
 from tests.planning.fingerprints import DATASET, write_dataset
@@ -68,6 +68,7 @@ def _check(manager: PlansManager, name: str, channels: int) -> None:
 
     small = copy.deepcopy(architecture["arch_kwargs"])
     small["features_per_stage"] = STAGE_WIDTHS[: small["n_stages"]]
+    follow_widths({**architecture, "arch_kwargs": small})
     # two voxels along one axis of the bottleneck: instance norm refuses a single value
     patch = [2 * s if axis == len(stride) - 1 else s for axis, s in enumerate(stride)]
     if small.get("patch_size") is not None:

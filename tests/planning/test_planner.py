@@ -7,9 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from nnunetv2.experiment_planning.experiment_planners.resampling.resample_with_torch import nnUNetPlanner_torchres
+from nnunetv2.experiment_planning.experiment_planners.residual_unets import residual_encoder_unet_planners
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from nnunet_mamba import planning
 from nnunet_mamba.benchmarks import memory as benchmark
 from nnunet_mamba.planning import nnUNetPlannerSegMamba, nnUNetPlannerSegMambaNoMamba, nnUNetPlannerUMambaBot
 from nnunet_mamba.planning.estimate import architecture_memory, budget_bytes, card_gigabytes
@@ -66,6 +69,56 @@ def test_twin_has_its_own_plans(dataset) -> None:
     assert manager.plans_name == "nnUNetSegMambaNoMambaPlans"
     _, network = _build(manager, "3d_fullres")
     assert not any("A_log" in key for key in network.state_dict())
+
+
+@pytest.mark.parametrize(("size", "gigabytes"), [("", 8), ("L", 24), ("XL", 40)])
+def test_u_mamba2_is_planned_as_nnunets_presets(size: str, gigabytes: int, dataset) -> None:
+    """Stages, blocks and widths of nnU-Net's residual encoder presets, in the budgets that they are for"""
+    folder = dataset("isotropic")
+    made = getattr(planning, f"nnUNetPlannerUMamba2{size}")(DATASET)
+    assert made.UNet_vram_target_GB == gigabytes
+    assert made.plans_identifier == f"nnUNetUMamba2{size}Plans"
+    stock = getattr(residual_encoder_unet_planners, f"nnUNetPlannerResEnc{size or 'M'}")(DATASET)
+    made.plan_experiment()
+    stock.plan_experiment()
+    ours, theirs = (PlansManager(str(folder / f"{p.plans_identifier}.json")) for p in (made, stock))
+    for name in ("2d", "3d_fullres"):
+        own, their = ours.get_configuration(name), theirs.get_configuration(name)
+        assert own.data_identifier == their.data_identifier
+        kwargs = dict(own.network_arch_init_kwargs)
+        headdim = kwargs.pop("headdim")
+        assert 2 * kwargs["features_per_stage"][-1] % headdim == 0
+        assert set(kwargs) == set(their.network_arch_init_kwargs)
+        n = min(kwargs["n_stages"], their.network_arch_init_kwargs["n_stages"])
+        for key in ("n_blocks_per_stage", "features_per_stage"):
+            assert kwargs[key][:n] == their.network_arch_init_kwargs[key][:n]
+        _build(ours, name)
+
+
+def test_torchres_resamples_as_nnunets(dataset) -> None:
+    folder = dataset("isotropic")
+    manager = _plan(planning.nnUNetPlannerUMambaBot_torchres, folder)
+    stock = nnUNetPlanner_torchres(DATASET)
+    stock.plan_experiment()
+    theirs = PlansManager(str(folder / f"{stock.plans_identifier}.json"))
+    assert manager.plans_name == "nnUNetUMambaBotPlans_torchres"
+    for name in ("2d", "3d_fullres"):
+        own, their = manager.get_configuration(name).configuration, theirs.get_configuration(name).configuration
+        keys = [key for key in their if key.startswith("resampling_fn")]
+        assert len(keys) == 6
+        assert {key: own[key] for key in keys} == {key: their[key] for key in keys}
+        assert own["data_identifier"] == their["data_identifier"] == f"nnUNetPlans_torchres_{name}"
+        assert own["spacing"] == their["spacing"]
+
+
+def test_planners_write_what_is_not_as_published(dataset) -> None:
+    folder = dataset("2d")
+    manager = _plan(planning.nnUNetPlannerUMambaBot_Mamba2_Conv3d, folder)
+    assert manager.plans_name == "nnUNetUMambaBotPlans_Mamba2_Conv3d"
+    chosen, network = _build(manager, "2d")
+    assert chosen.network_arch_init_kwargs["mixer"] == "mamba2"
+    assert chosen.network_arch_init_kwargs["conv3d"] is True
+    assert "mamba_layer.mamba.conv3d.weight" in network.state_dict()
 
 
 def test_other_preprocessing_gets_its_own_data(dataset) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from torch import nn
 
 from nnunet_mamba import trainers
 from nnunet_mamba.architectures.segmamba import SegMamba
+from nnunet_mamba.blocks.mamba import Mamba
+from nnunet_mamba.blocks.mamba2 import Mamba2
+from nnunet_mamba.blocks.same_size import SameSizeConv
 from nnunet_mamba.names import networks, suffixes
 from nnunet_mamba.names.architecture_entry import architecture_for
 from nnunet_mamba.trainers import nnUNetTrainerSegMamba, nnUNetTrainerSegMambaNoMamba
@@ -103,6 +107,45 @@ def test_plan_without_a_topology_is_refused() -> None:
     del plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]["strides"]
     with pytest.raises(ValueError, match="has no strides among its arch_kwargs"):
         _build(nnUNetTrainerSegMamba, plans)
+
+
+def _mixers(network: nn.Module) -> set[type]:
+    return {type(m) for m in network.modules()} & {Mamba, Mamba2, SameSizeConv}
+
+
+@pytest.mark.parametrize("name", ["2d", "3d_fullres"])
+def test_suffixes_change_the_network_of_any_plan(name: str) -> None:
+    for plans in (stock_plans(), _our_plans()):
+        for suffix, kind in (("_Mamba2", Mamba2), ("_SameSize", SameSizeConv), ("_Mamba2_bf16_5epochs", Mamba2)):
+            network = _build(getattr(trainers, f"nnUNetTrainerSegMamba{suffix}"), plans, name)
+            assert _mixers(network) == {kind}, suffix
+            assert isinstance(network, SegMamba)
+        both = _build(trainers.nnUNetTrainerSegMamba_Mamba2_Conv3d, plans, name)
+        assert _mixers(both) == {Mamba2}
+        assert not [key for key in both.state_dict() if "conv1d" in key]
+        assert [key for key in both.state_dict() if key.endswith("mamba.conv3d.weight")]
+        assert _mixers(_build(trainers.nnUNetTrainerSegMamba_Conv3d, plans, name)) == {Mamba}
+
+
+def test_a_trainer_without_such_a_suffix_follows_the_plan() -> None:
+    plans = _our_plans(replace(SEGMAMBA, mixer="mamba2", conv3d=True))
+    kwargs = plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
+    assert (kwargs["mixer"], kwargs["conv3d"]) == ("mamba2", True)
+    for trainer in (nnUNetTrainer, nnUNetTrainerSegMamba, trainers.nnUNetTrainerSegMamba_Mamba2):
+        network = _build(trainer, plans)
+        assert _mixers(network) == {Mamba2}
+        assert not [key for key in network.state_dict() if "conv1d" in key]
+    assert not _mixers(_build(nnUNetTrainerSegMambaNoMamba, plans))
+    with pytest.raises(ValueError, match=r'this plan has "mixer": "mamba2" and the trainer asks for "conv"'):
+        _build(trainers.nnUNetTrainerSegMamba_SameSize, plans)
+    with pytest.raises(ValueError, match=r"made for the no-Mamba twin.*-tr nnUNetTrainerSegMambaNoMamba"):
+        _build(trainers.nnUNetTrainerSegMamba_Mamba2, _our_plans(SEGMAMBA.twin))
+
+
+def test_published_plans_name_no_mixer() -> None:
+    for record in networks.NETWORKS:
+        kwargs = _our_plans(record)["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
+        assert not {"mixer", "conv3d"} & set(kwargs), record.name
 
 
 def _changed(path: list[str], value: Any) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import product
 
-from nnunet_mamba.names import networks
+from nnunet_mamba.names import planners
 from nnunet_mamba.nnunet_folders import Model
 
 STOCK_PLANNERS = {
@@ -31,10 +31,10 @@ def pair_models(trainers: list[str], plans: list[str], configurations: list[str]
 
 def planner_of(plans: str) -> str:
     """Raises ValueError for plans that no known planner writes."""
-    known = {**STOCK_PLANNERS, **{kind.plans: kind.planner for kind in networks.with_twins()}}
-    if plans not in known:
+    planner = STOCK_PLANNERS.get(plans) or planners.of_plans(plans)
+    if planner is None:
         raise ValueError(
             f"-p {plans}: no such plans yet, and no planner known that writes them; make them first: "
             f"nnUNetv2_plan_experiment -d DATASET -pl PLANNER -overwrite_plans_name {plans}"
         )
-    return known[plans]
+    return planner
