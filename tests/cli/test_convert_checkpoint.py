@@ -47,7 +47,7 @@ def test_nnunets_predictor_reads_the_folder_and_computes_the_same(files: dict[st
 
 
 def test_u_mamba2_as_its_authors_save_it(files: dict[str, Path]) -> None:
-    """Strides come from the plan; nnU-Net's predictor computes the same, the trainer follows the plan that is written"""
+    """Strides come from the plan; nnU-Net's predictor computes the same from the plan that is written"""
     strides = [[1] * 3, [2] * 3, [2] * 3]
     sizes: dict[str, Any] = {"features_per_stage": [4, 8, 40], "kernel_sizes": [[3] * 3] * 3, "strides": strides}
     network = released.build("umamba2", input_channels=1, num_classes=3, n_blocks_per_stage=[1, 2, 1], **sizes)
