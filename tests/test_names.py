@@ -157,7 +157,7 @@ IMPOSSIBLE = {
     "nnUNetTrainerSegMamba_Mamba2_SameSize": "_Mamba2 and _SameSize both say what stands in the place",
     "nnUNetTrainerSegMamba_SameSize_Mamba2": "_Mamba2 and _SameSize both say what stands in the place",
     "nnUNetTrainerSegMamba_SameSize_Conv3d": "no scan that _Conv3d could change; leave _Conv3d out",
-    "nnUNetTrainerUMamba2_Mamba2": "the layers of U-Mamba2 are Mamba-2 as published; leave _Mamba2 out",
+    "nnUNetTrainerUMamba2_Mamba2": "U-Mamba2 has what _Mamba2 asks for as published; leave it out",
     "nnUNetTrainer_Mamba2": "_Mamba2 changes the layers of our networks; nnUNetTrainer has none of them",
     "nnUNetTrainerSegMamba_Conv3d_Mamba2": "one training has one name: nnUNetTrainerSegMamba_Mamba2_Conv3d",
     "nnUNetPlannerSegMambaNoMamba_Mamba2": "has no Mamba layers that _Mamba2 could change",

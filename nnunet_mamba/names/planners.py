@@ -7,7 +7,7 @@ resampling with torch, which is faster than its default and gives other voxels.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 from nnunet_mamba.names import networks, suffixes
 from nnunet_mamba.names.networks import Network, Preset
@@ -67,7 +67,7 @@ def meaning(form: str) -> str:
 
 
 def _mixing() -> dict[str, str]:
-    return {s.form: s.meaning for s in suffixes.SUFFIXES if s.field in suffixes.MIXING}
+    return {s.form: s.meaning for s in suffixes.SUFFIXES if s.network}
 
 
 def _taken_apart(class_name: str) -> tuple[PlannerName | None, str | None]:
@@ -106,6 +106,4 @@ def _bases() -> Iterator[PlannerName]:
 
 def _changes_the_network(token: str) -> bool:
     parts = suffixes.parse(f"nnUNetTrainer_{token}")
-    return parts is not None and any(
-        getattr(parts, f.name) is not None for f in fields(parts) if f.name in suffixes.MIXING
-    )
+    return parts is not None and bool(parts.mixing)

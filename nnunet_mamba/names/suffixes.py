@@ -8,8 +8,8 @@ Imports nothing heavy.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from decimal import Decimal
 from typing import Any
 
@@ -22,8 +22,6 @@ LABELS_ONLY = ("TopK10", "DiceTopK10")
 """Losses that need labels excluding each other: not for regions."""
 ADAMW, AS_RELEASED = "AdamW", "asReleased"
 RECIPES = (ADAMW, AS_RELEASED)
-MIXING = ("mamba2", "same_size", "conv3d")
-"""Suffixes that change the network, for planners too"""
 RELEASED_TRAINERS = ("nnUNetTrainerSegMamba", "nnUNetTrainerSegMambaNoMamba")
 """Trainers whose released training differs from nnU-Net's in a way that `_asReleased` states."""
 
@@ -54,8 +52,7 @@ class TrainerName:
     @property
     def mixing(self) -> dict[str, Any]:
         """What of the network's record these suffixes replace: fields of `networks.Network`"""
-        mixer = {"mixer": "mamba2" if self.mamba2 else "conv"} if self.mamba2 or self.same_size else {}
-        return {**mixer, **({"conv3d": True} if self.conv3d else {})}
+        return {name: value for s in self._of_the_network() for name, value in s.network.items()}
 
     @property
     def is_ours(self) -> bool:
@@ -91,29 +88,32 @@ class TrainerName:
         return None
 
     def _mixing_conflict(self) -> str | None:
-        given = " and ".join(f"_{text}" for text in self._written(*MIXING))
+        found = self._of_the_network()
+        given = " and ".join(f"_{s.write(True)}" for s in found)
         kind = next((kind for kind in networks.with_twins() if kind.trainer == self.base), None)
         if kind is None:
             return f"{given} changes the layers of our networks; {self.base} has none of them"
         if kind.mixer == "none":
             own = kind.trainer.removesuffix(networks.NO_MAMBA)
             return f"{kind.trainer} has no Mamba layers that {given} could change; it goes with {own}"
-        if self.same_size and self.mamba2:
-            return "_Mamba2 and _SameSize both say what stands in the place of the Mamba layers; leave one of them out"
+        if sum("mixer" in s.network for s in found) > 1:
+            return f"{given} both say what stands in the place of the Mamba layers; leave one of them out"
         if self.same_size and self.conv3d:
             return "_SameSize has a convolution of the volume and no scan that _Conv3d could change; leave _Conv3d out"
-        if self.mamba2 and kind.published_mixer == "mamba2":
-            return f"the layers of {kind.title} are Mamba-2 as published; leave _Mamba2 out"
+        if self.mixing.get("mixer") == kind.published_mixer:
+            return f"{kind.title} has what {given} asks for as published; leave it out"
         return None
 
-    def _written(self, *names: str) -> list[str]:
-        values = ((s, getattr(self, s.field)) for s in SUFFIXES if s.field in names)
-        return [s.write(value) for s, value in values if value is not None]
+    def _of_the_network(self) -> list[Suffix]:
+        return [s for s in SUFFIXES if s.network and getattr(self, s.field)]
 
 
 @dataclass(frozen=True)
 class Suffix:
-    """One thing that names can change. `form` is for people, `pattern` matches what stands between underscores."""
+    """One thing that names can change. `form` is for people, `pattern` matches what stands between underscores.
+
+    `network`: what it replaces of the network's record; planners have such a suffix too, and its value is True.
+    """
 
     field: str
     form: str
@@ -121,6 +121,7 @@ class Suffix:
     pattern: re.Pattern[str]
     read: Callable[[str], Any]
     write: Callable[[Any], str]
+    network: Mapping[str, Any] = field(default_factory=dict)
 
 
 def _lr_digits(value: float) -> str:
@@ -152,11 +153,11 @@ def _counted(word: str) -> Callable[[int], str]:
 DICE_CE_WEIGHTS = re.compile(r"Dice(?P<dice>[1-9]\d*)CE(?P<ce>[1-9]\d*)")
 SUFFIXES = (
     Suffix("mamba2", "_Mamba2", "Mamba-2 in the place of Mamba layers; our own definition where there is no paper",
-           re.compile("Mamba2"), lambda _: True, lambda _: "Mamba2"),
+           re.compile("Mamba2"), lambda _: True, lambda _: "Mamba2", {"mixer": "mamba2"}),
     Suffix("same_size", "_SameSize", "convolutions with as many parameters in the place of the Mamba layers: a control "
-           "of the same size", re.compile("SameSize"), lambda _: True, lambda _: "SameSize"),
+           "of the same size", re.compile("SameSize"), lambda _: True, lambda _: "SameSize", {"mixer": "conv"}),
     Suffix("conv3d", "_Conv3d", "before the scan, a convolution of the volume (2d: of the slice) instead of one along "
-           "the sequence of tokens", re.compile("Conv3d"), lambda _: True, lambda _: "Conv3d"),
+           "the sequence of tokens", re.compile("Conv3d"), lambda _: True, lambda _: "Conv3d", {"conv3d": True}),
     Suffix("recipe", "_AdamW, _asReleased",
            "AdamW: AdamW 1e-4 with 10 epochs of linear warm-up, then cosine to 1e-6 instead of SGD 1e-2 with "
            "polynomial decay. asReleased: SegMamba's released training, cross-entropy on the full resolution only",

@@ -49,6 +49,8 @@ def test_our_names_resolve_and_others_pass_unchanged(trainers: str) -> None:
         ("nnUNetTrainerSegmamba_5epochs", "nnUNetTrainerSegMamba_5epochs"),
         ("nnUNetTrainerSegMamab_2epochs_3its", "nnUNetTrainerSegMamba_2epochs_3its"),
         ("nnunettrainersegmambanomamba", "nnUNetTrainerSegMambaNoMamba"),
+        ("nnUNetTrainerSegmamba_Mamba2_Conv3d", "nnUNetTrainerSegMamba_Mamba2_Conv3d"),
+        ("nnUNetTrainerUmamba2", "nnUNetTrainerUMamba2"),
         ("SegMamba", "nnUNetTrainerSegMamba"),
         ("nnUNetTrainerSegMambaPlus", "nnUNetTrainerSegMamba"),  # similarity 0.8
     ],
@@ -80,9 +82,23 @@ def test_a_suffix_that_is_written_otherwise_is_told_apart_from_their_order(train
         _lookup()(trainers, "nnUNetTrainerLightMUNet_asReleased_1epochs", "m")
 
 
-def test_misspelt_planner() -> None:
-    with pytest.raises(ValueError, match=r"Did you mean nnUNetPlannerSegMamba\?"):
-        _lookup()("/somewhere/experiment_planning", "nnUNetPlannerSegmamba", "m")
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("nnUNetPlannerSegmamba", "nnUNetPlannerSegMamba"),
+        ("nnUNetPlannerSegmamba_Mamba2_torchres", "nnUNetPlannerSegMamba_Mamba2_torchres"),
+        ("nnUNetPlannerUMamba2M", "nnUNetPlannerUMamba2"),
+        ("nnUNetPlannerUmamba2XL_torchres", "nnUNetPlannerUMamba2XL_torchres"),
+    ],
+)
+def test_misspelt_planner(given: str, meant: str) -> None:
+    with pytest.raises(ValueError, match=rf"Did you mean {meant}\?"):
+        _lookup()("/somewhere/experiment_planning", given, "m")
+
+
+def test_unknown_suffixes_of_planners_are_named() -> None:
+    with pytest.raises(ValueError, match=r"_torchress is no suffix of our planners; expected _Mamba2, .*_torchres"):
+        _lookup()("/somewhere/experiment_planning", "nnUNetPlannerSegMamba_torchress", "m")
 
 
 def test_a_similar_name_that_somebody_defines_passes(
