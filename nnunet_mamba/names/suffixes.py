@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from decimal import Decimal
 from typing import Any
 
@@ -52,7 +52,7 @@ class TrainerName:
     @property
     def mixing(self) -> dict[str, Any]:
         """What of the network's record these suffixes replace: fields of `networks.Network`"""
-        return {name: value for s in self._of_the_network() for name, value in s.network.items()}
+        return {name: value for s in self._of_the_network() for name, value in (s.network or {}).items()}
 
     @property
     def is_ours(self) -> bool:
@@ -96,7 +96,7 @@ class TrainerName:
         if kind.mixer == "none":
             own = kind.trainer.removesuffix(networks.NO_MAMBA)
             return f"{kind.trainer} has no Mamba layers that {given} could change; it goes with {own}"
-        if sum("mixer" in s.network for s in found) > 1:
+        if sum("mixer" in (s.network or ()) for s in found) > 1:
             return f"{given} both say what stands in the place of the Mamba layers; leave one of them out"
         if self.same_size and self.conv3d:
             return "_SameSize has a convolution of the volume and no scan that _Conv3d could change; leave _Conv3d out"
@@ -121,7 +121,7 @@ class Suffix:
     pattern: re.Pattern[str]
     read: Callable[[str], Any]
     write: Callable[[Any], str]
-    network: Mapping[str, Any] = field(default_factory=dict)
+    network: Mapping[str, Any] | None = None
 
 
 def _lr_digits(value: float) -> str:

@@ -15,6 +15,7 @@ from nnunet_mamba.blocks.mamba import MambaLayer
 from nnunet_mamba.blocks.mamba2 import Mamba2
 from nnunet_mamba.names import networks
 from nnunet_mamba.names.architecture_entry import architecture_for, follow_widths
+from nnunet_mamba.planning.configurations import for_patch, shrunk_configuration
 
 RECORD = networks.network("UMamba2")
 
@@ -140,3 +141,17 @@ def test_checkpoints_of_both_u_mambas_are_told_apart() -> None:
     assert released.recognise(two).kind == "umamba2"
     for container in ("network_weights", "model"):
         assert released.load_released({container: two}, strides=sizes["strides"]).kind == "umamba2"
+
+
+@pytest.mark.parametrize("patch", [[32, 32, 32], [128, 128, 128]], ids=str)
+def test_another_patch_of_a_sweep_or_a_demo_gives_heads_that_fit(patch: list[int]) -> None:
+    """nnU-Net's rules give four stages for 32^3, with 256 channels at the bottleneck, and six for 128^3, with 320"""
+    entry = architecture_for(RECORD, stock_entry(3, [32, 64, 128, 256, 320, 320]))
+    parent = {"architecture": entry, "patch_size": [96, 96, 96], "spacing": [1.0] * 3, "batch_size": 2}
+    made = for_patch(parent, patch, 2)["architecture"]["arch_kwargs"]
+    assert 2 * made["features_per_stage"][-1] % made["headdim"] == 0
+    assert made["headdim"] == (64 if patch == [32, 32, 32] else 80)
+    assert len(made["n_blocks_per_stage"]) == made["n_stages"]
+    recipe = {"base_features": 4, "max_features": 12, "batch_size": 1, "max_patch_voxels": 32**3, "inherits_from": "x"}
+    small = shrunk_configuration(parent, recipe)["architecture"]["arch_kwargs"]
+    assert 2 * small["features_per_stage"][-1] % small["headdim"] == 0
