@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.architectures.test_contract import NETWORKS
+
 ROOT = Path(__file__).parents[2]
 WORKER = """
 import os, sys
@@ -50,4 +52,4 @@ def test_two_processes_average_their_gradients(tmp_path: Path) -> None:
     ]
     outputs = [process.communicate(timeout=300)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)[-4000:]
-    assert outputs[0].count("trained ") == 14
+    assert outputs[0].count("trained ") == len(NETWORKS)

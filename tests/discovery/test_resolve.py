@@ -97,7 +97,7 @@ def test_misspelt_planner(given: str, meant: str) -> None:
 
 
 def test_unknown_suffixes_of_planners_are_named() -> None:
-    with pytest.raises(ValueError, match=r"_torchress is no suffix of our planners; expected _Mamba2, .*_torchres"):
+    with pytest.raises(ValueError, match=r"_torchress is not a suffix of our planners; expected _Mamba2, .*_torchres"):
         _lookup()("/somewhere/experiment_planning", "nnUNetPlannerSegMamba_torchress", "m")
 
 

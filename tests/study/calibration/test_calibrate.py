@@ -280,7 +280,7 @@ def _unknown_truth(model: Path) -> None:
         (_changed(lambda p: (p - 0.5) * 9), "values from -.*; expected probabilities, from 0 to 1"),
         (_twice, "case case00 is validated in folds 0 and 1"),
         (_regions_without_order, "dataset.json: if region-based training is requested"),
-        (lambda m: (m / "plans.json").write_text("{}"), 'no plans of nnU-Net: "image_reader_writer" is missing'),
+        (lambda m: (m / "plans.json").write_text("{}"), 'not plans of nnU-Net: "image_reader_writer" is missing'),
         (_unknown_truth, r"holds 4 \(960 voxels\); dataset.json has 0, 1"),
         (lambda m: (m / "dataset.json").write_text("[]"), r"dataset.json: holds \[\]; expected an object"),
         (lambda m: (m / "dataset.json").write_text("{}"), "dataset.json: labels are null; expected"),

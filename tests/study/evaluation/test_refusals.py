@@ -73,6 +73,7 @@ import os, signal, sys
 from nnunet_mamba.cli.main import main
 from nnunet_mamba.study.evaluation import evaluate
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background of a shell have it ignored
 score = evaluate.evaluate_case
 def killed(asked, item):
     if item[0] == "c2":
