@@ -112,9 +112,14 @@ class Scan:
         grad_bc = self.A.new_empty((parts, sequences, length, 2 * self.groups * self.n)) if parts > 1 else None
         grad_dt = self.A.new_empty((sequences, length, self.heads))
         grad_heads = self.A.new_empty((3, sequences, rows, self.heads))
-        triton_ssd_backward.gradients_kernel[(rows, self.groups * parts, sequences)](
-            self.u, self.dt, self.A, self.dt_bias, self.D, grad_y, before, after, grad_u, grad_bc, grad_dt, grad_heads,
-            self.batches, sequences, length, *self._order_arguments(), PARTS=parts, **self._constants(),
+        walk = (self.batches, sequences, length, *self._order_arguments())
+        triton_ssd_backward.head_gradients_kernel[(rows, self.heads, sequences)](
+            self.u, self.dt, self.A, self.dt_bias, self.D, grad_y, before, after, grad_u, grad_dt, grad_heads, *walk,
+            **self._constants(),
+        )  # fmt: skip
+        triton_ssd_backward.group_gradients_kernel[(rows, self.groups * parts, sequences)](
+            self.u, self.dt, self.A, self.dt_bias, grad_y, before, after, grad_u, grad_bc, *walk, PARTS=parts,
+            **self._constants(),
         )  # fmt: skip
         if grad_bc is not None:
             torch.sum(grad_bc, 0, out=grad_u[..., self.heads * self.p :])

@@ -31,6 +31,17 @@ def product(a, b, OPERAND: tl.constexpr, PRECISION: tl.constexpr, ACC: tl.conste
 
 
 @triton.jit
+def product_onto(sum_, a, b, OPERAND: tl.constexpr, PRECISION: tl.constexpr, ACC: tl.constexpr):
+    """The same, added to what there is"""
+    a = a.to(OPERAND)
+    b = b.to(OPERAND)
+    if INTERPRETED:
+        a = a.to(ACC)
+        b = b.to(ACC)
+    return tl.dot(a, b, sum_, input_precision=PRECISION, out_dtype=ACC)
+
+
+@triton.jit
 def time_steps(dt, at, here, bias, SOFTPLUS: tl.constexpr, ACC: tl.constexpr):
     """Of a row: [Q]. Where a row reaches beyond the sequence, zero: such a step keeps the state and adds nothing."""
     step = tl.load(dt + at, mask=here, other=0.0).to(ACC)
