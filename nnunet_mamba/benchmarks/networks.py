@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +15,8 @@ from torch import Tensor, nn
 from nnunet_mamba.benchmarks.measure import measure
 from nnunet_mamba.blocks.mixers import has_mixer
 from nnunet_mamba.names.architecture_entry import architecture_for
-from nnunet_mamba.names.networks import Network, with_twins
+from nnunet_mamba.names.networks import NETWORKS, Network, with_twins
+from nnunet_mamba.names.suffixes import SUFFIXES, TrainerName
 from nnunet_mamba.ops.backends import ENVIRONMENT_VARIABLE
 
 SMALLEST_AXIS = 4  # nnU-Net stops pooling an axis there
@@ -91,9 +93,7 @@ def task(patch: Sequence[int], batch: int, channels: int, classes: int, features
 
 def candidates(work: Task) -> dict[str, Callable[[], nn.Module]]:
     """Name -> builder: our networks and their twins, nnU-Net's two U-Nets, and MONAI's SwinUNETR."""
-    built: dict[str, Callable[[], nn.Module]] = {}
-    for kind in with_twins():
-        built[kind.name] = lambda kind=kind: _ours(kind, work)
+    built: dict[str, Callable[[], nn.Module]] = {kind.name: partial(_ours, kind, work) for kind in with_twins()}
     built["PlainConvUNet"] = lambda: _stock("PlainConvUNet", work, n_conv_per_stage=2)
     blocks = list(RESIDUAL_BLOCKS[: len(work.features)])
     built["ResidualEncoderUNet"] = lambda: _stock("ResidualEncoderUNet", work, n_blocks_per_stage=blocks)
@@ -101,13 +101,24 @@ def candidates(work: Task) -> dict[str, Callable[[], nn.Module]]:
     return built
 
 
+def with_other_mixers(work: Task) -> dict[str, Callable[[], nn.Module]]:
+    """Name -> builder: our networks with one suffix of a trainer's name that changes their Mamba layers"""
+    built: dict[str, Callable[[], nn.Module]] = {}
+    for kind in NETWORKS:
+        for suffix in SUFFIXES:
+            changed = TrainerName(kind.trainer, **{suffix.field: True}) if suffix.network else None
+            if changed is not None and changed.conflict() is None:
+                built[f"{kind.name}_{suffix.write(True)}"] = partial(_ours, replace(kind, **changed.mixing), work)
+    return built
+
+
 def select(work: Task, asked: Sequence[str]) -> list[str]:
-    """The asked networks, or all. Raises ValueError naming the known ones."""
-    known = list(candidates(work))
-    unknown = [name for name in asked if name not in known]
+    """The asked networks, or all as published and their twins. Raises ValueError naming the known ones."""
+    usual, others = list(candidates(work)), list(with_other_mixers(work))
+    unknown = [name for name in asked if name not in (*usual, *others)]
     if unknown:
-        raise ValueError(f"-only {' '.join(unknown)}: unknown; known: {' '.join(known)}")
-    return list(asked) or known
+        raise ValueError(f"-only {' '.join(unknown)}: unknown; known: {' '.join(usual)}; {' '.join(others)}")
+    return list(asked) or usual
 
 
 def run(
@@ -119,7 +130,7 @@ def run(
     say: Callable[[str], None],
 ) -> Iterator[NetworkRow]:
     """Measure the named networks one after the other."""
-    builders = candidates(work)
+    builders = candidates(work) | with_other_mixers(work)
     for name in names:
         say(name)
         torch.manual_seed(0)

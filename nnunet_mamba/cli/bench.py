@@ -39,7 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     network.add_argument("-channels", type=int, default=1, help="image channels (default: %(default)s)")
     network.add_argument("-classes", type=int, default=4, help="classes (default: %(default)s)")
     network.add_argument("-features", type=int, nargs="+", help="widths per stage (default: nnU-Net's, 32 to 320)")
-    network.add_argument("-only", nargs="+", default=(), metavar="NETWORK", help="these networks instead of all")
+    network.add_argument("-only", nargs="+", default=(), metavar="NETWORK", help="these networks instead of all; "
+                         "with other Mamba layers: SegMamba_Mamba2, _SameSize, _Conv3d")  # fmt: skip
     network.add_argument("--no-training", action="store_true", help="predictions only")
     memory = kinds.add_parser("memory", help="the planner's memory estimate, compared with what a training step takes")
     memory.add_argument(

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from nnunet_mamba.ops import oriented_scan
+from nnunet_mamba.ops import oriented_scan, oriented_ssd
 from tests.gpu.conftest import DRY
 
 STATES, TAPS = 16, 4
@@ -34,9 +34,31 @@ def mixer_inputs(batch: int, channels: int, edge: int, dtype: torch.dtype, devic
     return [t.detach().requires_grad_() for t in tensors]
 
 
+def mamba2_inputs(batch: int, channels: int, edge: int, dtype: torch.dtype, device: torch.device) -> list[Tensor]:
+    """xBC and dt are parts of one projection; heads of 32 channels, magnitudes of an initialised network"""
+    length, heads = edge**3, max(1, channels // 32)
+    k = channels + 2 * STATES
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.float64 if dtype == torch.float64 else torch.float32
+
+    def normal(*shape: int, scale: float = 1.0) -> Tensor:
+        return (scale * torch.randn(shape, generator=generator)).to(device, weights)
+
+    projected = torch.randn(batch, length, channels + k + heads, generator=generator).to(device, dtype)
+    A = -torch.arange(1.0, heads + 1).repeat(3, 1).to(device, weights)
+    tensors = [
+        projected[..., channels:-heads], projected[..., -heads:], normal(3, k, TAPS, scale=0.5),
+        normal(3, k, scale=0.1), normal(3, heads, scale=0.5) - 4, A, normal(3, heads),
+    ]  # fmt: skip
+    return [t.detach().requires_grad_() for t in tensors]
+
+
 def run(inputs: list[Tensor], edge: int, backend: str = "triton") -> list[Tensor]:
-    """The result and all nine gradients"""
-    y = oriented_scan(*inputs, orders="fbs", n_slices=edge, backend=backend)
+    """The result and all gradients, of the mixer that these inputs are for"""
+    if len(inputs) == 7:
+        y = oriented_ssd(*inputs, d_state=STATES, n_groups=1, orders="fbs", n_slices=edge, backend=backend)
+    else:
+        y = oriented_scan(*inputs, orders="fbs", n_slices=edge, backend=backend)
     return [y, *torch.autograd.grad(y, inputs, torch.ones_like(y))]
 
 

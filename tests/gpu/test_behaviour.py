@@ -8,17 +8,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from nnunet_mamba.blocks.mamba import MambaLayer
+from nnunet_mamba.blocks.mixers import Mixer
 from nnunet_mamba.ops import oriented_scan
 from tests.gpu.conftest import DRY
-from tests.gpu.mixer import STAGE_2, mixer_inputs, run, same
+from tests.gpu.mixer import STAGE_2, STATES, mamba2_inputs, mixer_inputs, run, same
 
 EDGE = STAGE_2[2]
 
 
-@pytest.fixture
-def inputs(device: torch.device) -> list[Tensor]:
-    return mixer_inputs(*STAGE_2, torch.float32 if DRY else torch.bfloat16, device)
+@pytest.fixture(params=[mixer_inputs, mamba2_inputs], ids=["mamba", "mamba2"])
+def inputs(device: torch.device, request: pytest.FixtureRequest) -> list[Tensor]:
+    return request.param(*STAGE_2, torch.float32 if DRY else torch.bfloat16, device)
 
 
 def test_results_repeat_bit_for_bit(inputs: list[Tensor], device: torch.device) -> None:
@@ -51,6 +51,8 @@ def test_another_thread_computes_the_same(inputs: list[Tensor]) -> None:
 def test_the_operator_keeps_torchs_rules(device: torch.device) -> None:
     small = mixer_inputs(1, 8, 4, torch.float32, device)
     torch.library.opcheck(torch.ops.nnunet_mamba.tri_scan.default, (*small, "fbs", 4, "triton"))
+    small = mamba2_inputs(1, 8, 4, torch.float32, device)
+    torch.library.opcheck(torch.ops.nnunet_mamba.oriented_ssd.default, (*small, STATES, 1, "fbs", 4, "triton"))
 
 
 @pytest.mark.card
@@ -113,9 +115,10 @@ def test_a_cuda_graph_replays_forward_and_backward(inputs: list[Tensor]) -> None
 
 @pytest.mark.card
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, None], ids=str)
-def test_a_compiled_layer_is_the_layer(dtype: torch.dtype | None, device: torch.device) -> None:
+@pytest.mark.parametrize("mixer", ["mamba", "mamba2"])
+def test_a_compiled_layer_is_the_layer(mixer: str, dtype: torch.dtype | None, device: torch.device) -> None:
     """By inductor, one graph. It fuses casts and norms: half types round at other places, 2^-7 in bfloat16."""
-    layer = MambaLayer(48).to(device)
+    layer = Mixer(mixer).layer(48).to(device)
     compiled = torch.compile(layer, fullgraph=True)
     x = torch.randn(2, 48, 16, 16, 16, device=device, requires_grad=True)
     results = []
@@ -128,10 +131,11 @@ def test_a_compiled_layer_is_the_layer(dtype: torch.dtype | None, device: torch.
         assert float((a - b).abs().max() / a.abs().max()) <= allowed
 
 
-def test_channels_last_gives_the_same(device: torch.device) -> None:
+@pytest.mark.parametrize("mixer", ["mamba", "mamba2"])
+def test_channels_last_gives_the_same(mixer: str, device: torch.device) -> None:
     """float32: only the order of sums in matrix products may differ."""
     channels, edge = (48, 16) if not DRY else (2, 2)
-    layer = MambaLayer(channels).to(device).requires_grad_(False)
+    layer = Mixer(mixer).layer(channels).to(device).requires_grad_(False)
     x = torch.randn(2, channels, edge, edge, edge, device=device)
     a, b = layer(x), layer(x.to(memory_format=torch.channels_last_3d))
     assert float((a - b).abs().max() / a.abs().max()) <= 1e-5

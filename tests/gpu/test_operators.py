@@ -5,17 +5,20 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nnunet_mamba.ops import causal_conv1d, oriented_scan, selective_scan
+from nnunet_mamba.ops import causal_conv1d, oriented_scan, oriented_ssd, selective_scan, ssd
 from tests.gpu.conftest import DRY
 from tests.gpu.mixer import mixer_inputs
 from tests.ops import test_backends_agree as small
+from tests.ops import test_ssd as small_ssd
 from tests.ops.cases import (
     GRADIENT_TOLERANCE,
     VALUE_TOLERANCE,
     compare,
     conv_inputs,
+    oriented_ssd_inputs,
     relative_error,
     scan_inputs,
+    ssd_inputs,
     tri_inputs,
 )
 
@@ -29,12 +32,18 @@ TRIS = [
     ("fbs", 5, (1, 515, 49, 16, 2, 4)),
     ("fbs", 4, (1, 300, 40, 20, 2, 4)),
 ]
+SSDS = [*small_ssd.SCANS, (2, 520, 12, 64, 2, 64), (1, 1000, 3, 32, 1, 16), (1, 300, 2, 128, 1, 128)]
+ORIENTED_SSDS = [
+    *small_ssd.ORIENTED,
+    ("fbs", 8, (2, 512, 3, 32, 1, 16, 4)),
+    ("fbs", 5, (1, 515, 6, 32, 2, 20, 4)),
+]
 DTYPES = small.DTYPES if not DRY else [torch.float32]
 VALUES = VALUE_TOLERANCE | {torch.bfloat16: 3e-2}
 """On a GPU the projections to B, C and the time step are bfloat16 as well, as in mamba-ssm under autocast"""
 LONG = [(2, 192, 32), (1, 96, 64)] if not DRY else [(1, 4, 2)]
 if DRY:
-    SCANS, CONVS, TRIS = SCANS[:1], CONVS[:1], TRIS[:1]
+    SCANS, CONVS, TRIS, SSDS, ORIENTED_SSDS = SCANS[:1], CONVS[:1], TRIS[:1], SSDS[:1], ORIENTED_SSDS[:1]
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -67,6 +76,59 @@ def test_oriented_scan(case: tuple, dtype: torch.dtype, device: torch.device) ->
         return oriented_scan(**tensors, orders=orders, n_slices=n_slices, backend=backend)
 
     compare(run, tri_inputs(*shape, orders=len(orders)), dtype, "triton", device, VALUES)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", SSDS, ids=lambda s: "b{}-l{}-h{}-p{}-g{}-n{}".format(*s))
+def test_ssd(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
+    def run(tensors, backend):
+        return ssd(**tensors, dt_softplus=True, backend=backend)
+
+    compare(run, ssd_inputs(*shape), dtype, "triton", device, VALUES)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", ORIENTED_SSDS, ids=lambda c: f"{c[0]}-n{c[1]}-l{c[2][1]}-h{c[2][2]}-p{c[2][3]}")
+def test_oriented_ssd(case: tuple, dtype: torch.dtype, device: torch.device) -> None:
+    orders, n_slices, (*shape, g, n, w) = case
+    sizes = {"d_state": n, "n_groups": g, "orders": orders, "n_slices": n_slices}
+
+    def run(tensors, backend):
+        return oriented_ssd(**tensors, **sizes, backend=backend)
+
+    compare(run, oriented_ssd_inputs(*shape, g, n, w, orders=len(orders)), dtype, "triton", device, VALUES)
+
+
+@pytest.mark.parametrize("step", [0.03, 0.3, 4.0])
+def test_steep_decays_of_ssd(step: float, device: torch.device) -> None:
+    """Exponents of a row add up to thousands, whose differences must not lose the digits of small ones."""
+    inputs = ssd_inputs(1, 300, 2, 16, 1, 16)
+    inputs["A"] = torch.full_like(inputs["A"], -16.0)
+    inputs["dt"] = inputs["dt"].abs() * step
+    del inputs["dt_bias"]
+    compare(lambda t, backend: ssd(**t, backend=backend), inputs, torch.float32, "triton", device, VALUES)
+
+
+@pytest.mark.parametrize("dtype", [d for d in DTYPES if d != torch.float64], ids=str)
+@pytest.mark.parametrize("size", [(2, 6, 32, 16, 32), (1, 3, 32, 16, 64)] if not DRY else [(1, 1, 4, 4, 2)], ids=str)
+def test_the_chunks_that_networks_with_mamba2_use(
+    size: tuple[int, int, int, int, int], dtype: torch.dtype, device: torch.device
+) -> None:
+    """As the next one. b, heads, channels of a head, states, edge of the map"""
+    b, h, p, n, edge = size
+    inputs = oriented_ssd_inputs(b, edge**3, h, p, 1, n, 4, orders=3, dtype=torch.float32)
+    inputs["dt_bias"] = inputs["dt_bias"] - 4
+    names = ("xBC", "dt")
+    results = []
+    for backend in ("triton", "blocked"):
+        tensors = {k: t.to(device, dtype if k in names else torch.float32) for k, t in inputs.items()}
+        tensors = {k: (t if backend == "triton" else t.double()).detach().requires_grad_() for k, t in tensors.items()}
+        y = oriented_ssd(**tensors, d_state=n, n_groups=1, orders="fbs", n_slices=edge, backend=backend)
+        grad = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(dtype).to(device, y.dtype)
+        results.append([y, *torch.autograd.grad(y, list(tensors.values()), grad)])
+    for index, (got, expected) in enumerate(zip(*results, strict=True)):
+        allowed = 2 * GRADIENT_TOLERANCE[dtype] if index else VALUES[dtype]
+        assert relative_error(got, expected) <= allowed, index
 
 
 @pytest.mark.parametrize("dtype", [d for d in DTYPES if d != torch.float64], ids=str)

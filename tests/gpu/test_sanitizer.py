@@ -1,4 +1,4 @@
-"""compute-sanitizer over the mixer's kernels: no access outside a tensor, no race in shared memory."""
+"""compute-sanitizer over the mixers' kernels: no access outside a tensor, no race in shared memory."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 CODE = """
 import torch
-from tests.gpu.mixer import mixer_inputs, run
-inputs = mixer_inputs(1, 49, 10, torch.bfloat16, torch.device("cuda"))
-run(inputs, 10)
+from tests.gpu.mixer import mamba2_inputs, mixer_inputs, run
+for make, channels in ((mixer_inputs, 49), (mamba2_inputs, 80)):
+    run(make(1, channels, 10, torch.bfloat16, torch.device("cuda")), 10)
 torch.cuda.synchronize()
 print("ran")
 """

@@ -27,10 +27,12 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from nnunet_mamba.ops.kernels import triton_backward as backward
-from nnunet_mamba.ops.kernels import triton_conv, triton_projection, triton_scan
+from nnunet_mamba.ops.kernels import triton_conv, triton_projection, triton_scan, triton_ssd, triton_ssd_sizes
 from nnunet_mamba.ops.kernels import triton_conv_kernels as convolution
 from nnunet_mamba.ops.kernels import triton_forward as forward
 from nnunet_mamba.ops.kernels import triton_projection_kernels as projection
+from nnunet_mamba.ops.kernels import triton_ssd_backward as ssd_backward
+from nnunet_mamba.ops.kernels import triton_ssd_forward as ssd_forward
 from nnunet_mamba.ops.kernels.triton_sizes import ALIGN, BD, padded_states, projected_width, state_block
 
 TARGETS = {
@@ -52,6 +54,12 @@ IN_ACCUMULATION = (
 IN_INPUTS_DTYPE = ("u", "z", "out", "grad_y", "grad_z", "x", "projected")
 IN_PRODUCTS_DTYPE = ("grad_delta", "more", "grad_low", "grad_projected")
 TOKENS_ADJACENT = ("x_t", "u_t", "grad_t", "before_t", "out_t")
+HEADS, HEAD, GROUPS = 3, 32, 1
+SSD_IN_ACCUMULATION = (
+    "A", "bias", "D", "starts", "ends", "sums", "partial", "entering", "grad_u", "grad_dt", "grad_heads", "grad_bc"
+)  # fmt: skip
+SSD_IN_INPUTS_DTYPE = ("u", "dt", "out", "grad_y")
+SSD_IN_PRODUCTS_DTYPE = ("kept", "before", "after")
 CHANNELS_ADJACENT = ("x_e", "u_e", "grad_e", "before_e", "out_e")
 
 
@@ -88,7 +96,13 @@ class Launch:
 
 
 def launches(dtype: str, target: GPUTarget) -> Iterator[Launch]:
-    """Every kernel, as `oriented_scan` launches it for three orders of 96 channels"""
+    """Every kernel, as `oriented_scan` and `oriented_ssd` launch it for three orders of 96 channels"""
+    yield from scan_launches(dtype, target)
+    yield from ssd_launches(dtype, target)
+
+
+def scan_launches(dtype: str, target: GPUTarget) -> Iterator[Launch]:
+    """Of Mamba's scan, its convolution and projections"""
     accumulation = "float64" if dtype == "float64" else "float32"
     types = dict.fromkeys(IN_ACCUMULATION, accumulation) | dict.fromkeys(IN_INPUTS_DTYPE, dtype)
     types |= dict.fromkeys(IN_PRODUCTS_DTYPE, "bfloat16" if dtype == "bfloat16" else accumulation)
@@ -130,6 +144,40 @@ def launches(dtype: str, target: GPUTarget) -> Iterator[Launch]:
     yield launch("time steps", projection.time_steps_kernel, four_warps, **tile)
     yield launch("gate", projection.gate_kernel, four_warps, **tile)
     yield launch("grad projected", projection.grad_projected_kernel, four_warps, **tile)
+
+
+def ssd_launches(dtype: str, target: GPUTarget) -> Iterator[Launch]:
+    """Of Mamba-2's scan: three heads of 32 channels; its convolution is the same"""
+    accumulation = "float64" if dtype == "float64" else "float32"
+    types = dict.fromkeys(SSD_IN_ACCUMULATION, accumulation) | dict.fromkeys(SSD_IN_INPUTS_DTYPE, dtype)
+    types |= dict.fromkeys(SSD_IN_PRODUCTS_DTYPE, "bfloat16" if dtype == "bfloat16" else accumulation)
+    # what `triton_ssd.precision` gives on NVIDIA's GPUs while torch's switch forbids TF32
+    nvidia = {"float32": "tf32x3", "float16": "tf32"}.get(dtype, "ieee")
+    constants = {
+        "HEADS": HEADS, "P": HEAD, "GROUPS": GROUPS, "N": STATES, "CHUNK": CHUNK, "Q": triton_ssd_sizes.ROW,
+        "BP": triton_ssd_sizes.channel_block(HEAD), "BN": triton_ssd_sizes.state_block(STATES), "SOFTPLUS": True,
+        "PRECISION": "ieee" if target.backend == "hip" else nvidia, "TILE": STATES * HEAD,
+        "CB": triton_ssd.CARRY_CHUNKS, "BK": triton_ssd.CARRY_LANES,
+    }  # fmt: skip
+
+    def launch(name: str, kernel: Any, absent: tuple[str, ...] = (), **more: Any) -> Launch:
+        return Launch(
+            f"ssd {name}", kernel,
+            {k: None if k in absent else types[k] for k in kernel.arg_names if k in types},
+            {k: v for k, v in (constants | more).items() if k in kernel.arg_names}, {"num_warps": 4},
+        )  # fmt: skip
+
+    yield launch("ends", ssd_forward.states_kernel, ("starts", "kept"))
+    yield launch("states", ssd_forward.states_kernel, ("ends",))
+    for reverse in (False, True):
+        yield launch(f"carry {'back' if reverse else 'on'}", ssd_forward.carry_kernel, REVERSE=reverse)
+    yield launch("outputs first", ssd_forward.outputs_kernel, ("out",), ADD=False, LAST=False)
+    yield launch("outputs last", ssd_forward.outputs_kernel, ADD=True, LAST=True)
+    yield launch("adjoint ends", ssd_backward.adjoints_kernel, ("entering", "kept"))
+    yield launch("adjoints", ssd_backward.adjoints_kernel, ("ends",))
+    yield launch("head gradients", ssd_backward.head_gradients_kernel)
+    yield launch("group gradients", ssd_backward.group_gradients_kernel, ("grad_bc",), PARTS=1)
+    yield launch("group gradients shared", ssd_backward.group_gradients_kernel, PARTS=3)
 
 
 def read(compiled: Any, target: GPUTarget) -> dict[str, Any]:

@@ -329,8 +329,9 @@ def run_mixer(op, b, length, e, n, r, w, orders, n_slices, dtype, chunk) -> dict
 
 
 @contextmanager
-def divided(case: str) -> Iterator[None]:
-    settings = [(import_module(f"nnunet_mamba.ops.{m}"), name, value) for m, name, value in DIVIDED.get(case, ())]
+def divided(sizes: Sequence[tuple[str, str, int]]) -> Iterator[None]:
+    """Constants of modules of nnunet_mamba.ops at other values meanwhile"""
+    settings = [(import_module(f"nnunet_mamba.ops.{m}"), name, value) for m, name, value in sizes]
     before = [getattr(module, name) for module, name, _ in settings]
     for module, name, value in settings:
         setattr(module, name, value)
@@ -487,7 +488,7 @@ def main(sparse_file: str) -> None:
         ("mixer", mixer, run_mixer, MIXERS),
     ):
         for name, case in cases.items():
-            with divided(f"{kind}: {name}"):
+            with divided(DIVIDED.get(f"{kind}: {name}", ())):
                 results[f"{kind}: {name}"] = run(op, *case)
     results["through torch"] = run_through_torch()
     results["far apart"] = run_far_apart(conv, mixer, sparse_file)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from types import ModuleType
 from typing import Any
 
@@ -12,12 +13,23 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nnunet_mamba.ops import backends
 from nnunet_mamba.ops.kernels import triton_sizes as sizes
-from nnunet_mamba.ops.oriented_weights import Weights
+from nnunet_mamba.ops.oriented_weights import SSDWeights, Weights
 from nnunet_mamba.ops.workspace import of_call
 from nnunet_mamba.planning.memory.allocations import Allocations
 
 TOLERANCE = 0.02  # small vectors per channel are left out
 SIZES = [(2, 4096, 96, 3, 16), (1, 64**3, 96, 3, 16), (3, 2000, 40, 1, 16), (16, 64**3, 64, 3, 16), (2, 300, 32, 2, 9)]
+
+
+MODULES_OF_KERNELS = ("forward", "backward", "conv_kernels", "projection_kernels", "ssd_forward", "ssd_backward")
+SSDS = [  # b, l, h, p, g, n, orders: samples together, chunks shorter, orders one by one, parts of a group's heads
+    (2, 4096, 3, 32, 1, 16, "fbs"),
+    (1, 64**3, 6, 32, 1, 16, "fbs"),
+    (2, 3000, 4, 16, 2, 64, "fb"),
+    (3, 200, 12, 32, 1, 32, "f"),
+    (16, 64**3, 2, 32, 1, 16, "fbs"),
+    (16, 50, 2, 80, 1, 128, "f"),
+]
 
 
 class NoKernel:
@@ -28,14 +40,8 @@ class NoKernel:
 @pytest.fixture
 def without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("triton", reason="Triton has no build for this system")
-    from nnunet_mamba.ops.kernels import (
-        triton_backward,
-        triton_conv_kernels,
-        triton_forward,
-        triton_projection_kernels,
-    )
-
-    for kernels in (triton_forward, triton_backward, triton_conv_kernels, triton_projection_kernels):
+    for module in MODULES_OF_KERNELS:
+        kernels = import_module(f"nnunet_mamba.ops.kernels.triton_{module}")
         for name in dir(kernels):
             if name.endswith("_kernel"):
                 monkeypatch.setattr(kernels, name, NoKernel())
@@ -76,6 +82,31 @@ def test_triton(size: tuple[int, ...], dtype: torch.dtype, without_kernels: None
     for name, workspace, held in zip(("forward", "backward"), said, (forward, backward), strict=True):
         assert workspace is not None
         assert workspace.bytes(workspace.batch, workspace.length) == pytest.approx(held, rel=TOLERANCE), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("size", SSDS, ids=str)
+def test_triton_of_mamba2(size: tuple, dtype: torch.dtype, without_kernels: None) -> None:
+    from nnunet_mamba.ops.oriented_ssd import triton as backend
+
+    b, length, h, p, g, n, orders = size
+    k = h * p + 2 * g * n
+    with FakeTensorMode(), Allocations("cuda") as allocations:
+        projected = torch.empty(b, length, h * p + k + h, dtype=dtype)
+        xBC, dt = projected[..., h * p : -h], projected[..., -h:]
+        weights = SSDWeights(*(torch.empty(len(orders), *s) for s in ((k, 4), (k,), (h,), (h,), (h,))))
+        allocations.count([projected, *weights])
+        call = (xBC, dt, weights, n, g, orders, 1)
+        allocations.restart()
+        y, states = backend.forward(*call)
+        forward = _held(allocations, (y, states))
+        grad_y = torch.empty_like(y)
+        allocations.restart()
+        backward = _held(allocations, backend.backward(grad_y, *call, states))
+    for part, held in (("forward", forward), ("backward", backward)):
+        assert backend.workspace(part, b, length, h, p, n, g, len(orders), dtype) == pytest.approx(
+            held, rel=TOLERANCE
+        ), part
 
 
 @pytest.mark.usefixtures("without_kernels")
