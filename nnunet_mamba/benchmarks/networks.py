@@ -16,7 +16,7 @@ from nnunet_mamba.benchmarks.measure import measure
 from nnunet_mamba.blocks.mixers import has_mixer
 from nnunet_mamba.names.architecture_entry import architecture_for
 from nnunet_mamba.names.networks import NETWORKS, Network, with_twins
-from nnunet_mamba.names.suffixes import SUFFIXES, TrainerName
+from nnunet_mamba.names.suffixes import SUFFIXES, parse
 from nnunet_mamba.ops.backends import ENVIRONMENT_VARIABLE
 
 SMALLEST_AXIS = 4  # nnU-Net stops pooling an axis there
@@ -106,9 +106,12 @@ def with_other_mixers(work: Task) -> dict[str, Callable[[], nn.Module]]:
     built: dict[str, Callable[[], nn.Module]] = {}
     for kind in NETWORKS:
         for suffix in SUFFIXES:
-            changed = TrainerName(kind.trainer, **{suffix.field: True}) if suffix.network else None
+            if not suffix.network:
+                continue
+            ending = f"_{suffix.write(True)}"
+            changed = parse(kind.trainer + ending)
             if changed is not None and changed.conflict() is None:
-                built[f"{kind.name}_{suffix.write(True)}"] = partial(_ours, replace(kind, **changed.mixing), work)
+                built[kind.name + ending] = partial(_ours, replace(kind, **changed.mixing), work)
     return built
 
 

@@ -64,9 +64,9 @@ def forward(
     with support.launching(xBC):
         packed = _Packed.of(weights, d_state, n_groups, orders, n_slices, acc)
         groups, samples = _parts(xBC, len(orders))
-        sums = None if y.dtype == acc else y.new_empty((samples[0].stop, length, e), dtype=acc)
+        running = None if y.dtype == acc else y.new_empty((samples[0].stop, length, e), dtype=acc)
         for part in samples:
-            partial = y[part] if sums is None else sums[: len(y[part])]
+            partial = y[part] if running is None else running[: len(y[part])]
             for group in groups:
                 packed[group].forward(
                     xBC[part], dt[part], states[group, part], partial, y[part] if group is groups[-1] else None,
@@ -98,10 +98,10 @@ def backward(
         totals: list[tuple[Tensor, ...]] = []
         is_one_pass = len(orders) == 1
         is_rounded = grad_xBC.dtype != acc and not is_one_pass
-        sums = grad_xBC.new_empty((samples[0].stop, *xBC.shape[1:]), dtype=acc) if is_rounded else None
+        running = grad_xBC.new_empty((samples[0].stop, *xBC.shape[1:]), dtype=acc) if is_rounded else None
         for part in samples:
             gradient, out = grad_y[part].contiguous(), grad_xBC[part]
-            partial = None if is_one_pass else out if sums is None else sums[: len(out)]
+            partial = None if is_one_pass else out if running is None else running[: len(out)]
             steps: Tensor | None = None
             found = []
             for group in groups:
