@@ -21,6 +21,11 @@ def inputs(device: torch.device, request: pytest.FixtureRequest) -> list[Tensor]
     return request.param(*STAGE_2, torch.float32 if DRY else torch.bfloat16, device)
 
 
+def _copies(inputs: list[Tensor]) -> list[Tensor]:
+    """Copies are contiguous: kernels may load them, and so add them up, in another way than parts of a projection."""
+    return [t.detach().clone().requires_grad_() for t in inputs]
+
+
 def test_results_repeat_bit_for_bit(inputs: list[Tensor], device: torch.device) -> None:
     first = run(inputs, EDGE)
     for size in range(1, 2 if DRY else 11):
@@ -57,13 +62,12 @@ def test_the_operator_keeps_torchs_rules(device: torch.device) -> None:
 
 @pytest.mark.card
 def test_work_goes_to_the_current_stream(inputs: list[Tensor]) -> None:
-    first = run(inputs, EDGE)
+    first = run(_copies(inputs), EDGE)
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         torch.cuda._sleep(20_000_000)  # a launch on another stream would run before this
-        moved = [t.detach().clone().requires_grad_() for t in inputs]
-        results = run(moved, EDGE)
+        results = run(_copies(inputs), EDGE)
     torch.cuda.current_stream().wait_stream(stream)
     torch.cuda.synchronize()
     assert same(first, results)
@@ -90,8 +94,8 @@ def test_a_second_device(inputs: list[Tensor], second_device: torch.device) -> N
 @pytest.mark.card
 def test_a_cuda_graph_replays_forward_and_backward(inputs: list[Tensor]) -> None:
     """After a warm-up on a side stream, as torch asks for; the graph reads new inputs."""
-    first = run(inputs, EDGE)
-    static = [t.detach().clone().requires_grad_() for t in inputs]
+    first = run(_copies(inputs), EDGE)
+    static = _copies(inputs)
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):

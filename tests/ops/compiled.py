@@ -55,6 +55,7 @@ IN_INPUTS_DTYPE = ("u", "z", "out", "grad_y", "grad_z", "x", "projected")
 IN_PRODUCTS_DTYPE = ("grad_delta", "more", "grad_low", "grad_projected")
 TOKENS_ADJACENT = ("x_t", "u_t", "grad_t", "before_t", "out_t")
 HEADS, HEAD, GROUPS = 3, 32, 1
+HALF = ("float16", "bfloat16")
 SSD_IN_ACCUMULATION = (
     "A", "bias", "D", "starts", "ends", "sums", "partial", "entering", "grad_u", "grad_dt", "grad_heads", "grad_bc"
 )  # fmt: skip
@@ -98,7 +99,8 @@ class Launch:
 def launches(dtype: str, target: GPUTarget) -> Iterator[Launch]:
     """Every kernel, as `oriented_scan` and `oriented_ssd` launch it for three orders of 96 channels"""
     yield from scan_launches(dtype, target)
-    yield from ssd_launches(dtype, target)
+    if dtype != "float64" or not triton_support._is_older_than(triton_support.OLDEST_FOR_DOUBLE_PRODUCTS):
+        yield from ssd_launches(dtype, target)
 
 
 def scan_launches(dtype: str, target: GPUTarget) -> Iterator[Launch]:
@@ -146,7 +148,7 @@ def scan_launches(dtype: str, target: GPUTarget) -> Iterator[Launch]:
     yield launch("grad projected", projection.grad_projected_kernel, four_warps, **tile)
 
 
-def ssd_launches(dtype: str, target: GPUTarget) -> Iterator[Launch]:
+def ssd_launches(dtype: str, target: GPUTarget, states: int = STATES) -> Iterator[Launch]:
     """Of Mamba-2's scan: three heads of 32 channels; its convolution is the same"""
     accumulation = "float64" if dtype == "float64" else "float32"
     types = dict.fromkeys(SSD_IN_ACCUMULATION, accumulation) | dict.fromkeys(SSD_IN_INPUTS_DTYPE, dtype)
@@ -154,9 +156,9 @@ def ssd_launches(dtype: str, target: GPUTarget) -> Iterator[Launch]:
     # what `triton_ssd.precision` gives on NVIDIA's GPUs while torch's switch forbids TF32
     nvidia = {"float32": "tf32x3", "float16": "tf32"}.get(dtype, "ieee")
     constants = {
-        "HEADS": HEADS, "P": HEAD, "GROUPS": GROUPS, "N": STATES, "CHUNK": CHUNK, "Q": triton_ssd_sizes.ROW,
-        "BP": triton_ssd_sizes.channel_block(HEAD), "BN": triton_ssd_sizes.state_block(STATES), "SOFTPLUS": True,
-        "PRECISION": "ieee" if target.backend == "hip" else nvidia, "TILE": STATES * HEAD,
+        "HEADS": HEADS, "P": HEAD, "GROUPS": GROUPS, "N": states, "CHUNK": CHUNK, "Q": triton_ssd_sizes.ROW,
+        "BP": triton_ssd_sizes.channel_block(HEAD), "BN": triton_ssd_sizes.state_block(states), "SOFTPLUS": True,
+        "PRECISION": "ieee" if target.backend == "hip" else nvidia, "TILE": states * HEAD,
         "CB": triton_ssd.CARRY_CHUNKS, "BK": triton_ssd.CARRY_LANES,
     }  # fmt: skip
 
@@ -182,7 +184,8 @@ def ssd_launches(dtype: str, target: GPUTarget) -> Iterator[Launch]:
 
 def read(compiled: Any, target: GPUTarget) -> dict[str, Any]:
     """stack: bytes of a thread that its registers do not hold; layouts: of a warp's threads over a tile; on NVIDIA's
-    GPUs also registers and, of the largest loop, instructions (issue slots), shuffles, exponentials, barriers"""
+    GPUs also registers, Hopper's asynchronous products and, of the largest loop, instructions (issue slots), shuffles,
+    exponentials, barriers"""
     found: dict[str, Any] = {"layouts": sorted(set(re.findall(r"threadsPerWarp = (\[.*?\])", compiled.asm["ttgir"])))}
     if target.backend == "hip":
         keys = ("vgpr_spill_count", "private_segment_fixed_size")
@@ -197,7 +200,7 @@ def read(compiled: Any, target: GPUTarget) -> dict[str, Any]:
     loop = Counter(largest_loop(code))
     return found | {
         "stack": stack + local, "registers": registers, "loop": sum(loop.values()), "shuffles": loop["SHFL"],
-        "exponentials": loop["MUFU"], "barriers": loop["BAR"],
+        "exponentials": loop["MUFU"], "barriers": loop["BAR"], "asynchronous": compiled.asm["ptx"].count("wgmma.mma"),
     }  # fmt: skip
 
 
@@ -242,7 +245,10 @@ def narrow_products(compiled: Any) -> tuple[list[tuple[str, str]], int]:
 def table(target_name: str, dtype: str) -> dict[str, dict[str, Any]]:
     """By kernel"""
     target = TARGETS[target_name]
-    return {launch.name: read(launch.compile(target), target) for launch in launches(dtype, target)}
+    found = {launch.name: read(launch.compile(target), target) for launch in launches(dtype, target)}
+    if dtype in HALF:
+        found |= {f"{x.name}, 128 states": read(x.compile(target), target) for x in ssd_launches(dtype, target, 128)}
+    return found
 
 
 def record(kernels: dict[str, dict[str, Any]]) -> None:

@@ -113,3 +113,13 @@ def test_missing_headers(support: ModuleType, monkeypatch: pytest.MonkeyPatch, p
     reason = support.why_not(_tensor(1, 2, 3), 2)
     assert (reason is None) == (platform == "win32")
     assert reason is None or "install the python3-dev package" in reason
+
+
+def test_products_of_doubles_need_a_newer_triton(support: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = _tensor(1, 2, 3)
+    x.dtype = torch.float64
+    monkeypatch.setattr(support, "version", lambda name: "3.3.1")
+    assert support.why_not(x, 2) is None
+    assert support.why_not(x, 2, multiplies=True) == "needs triton 3.6 or newer for float64, got 3.3.1"
+    x.dtype = torch.float32
+    assert support.why_not(x, 2, multiplies=True) is None

@@ -93,10 +93,12 @@ def rows_tile(first, rows, columns, here, inside, WHOLE: tl.constexpr):
 @triton.jit
 def state_tile(n, p, N: tl.constexpr, P: tl.constexpr):
     """Offsets of a tile [BN, BP] of one head's state, and where there is one"""
-    return n[:, None] * P + p[None, :], (n < N)[:, None] & (p < P)[None, :]
+    offsets = n[:, None] * P + p[None, :]
+    return offsets, (n < N)[:, None] & (p < P)[None, :]
 
 
 @triton.jit
 def turned_state_tile(n, p, N: tl.constexpr, P: tl.constexpr):
     """The same for a tile [BP, BN]: products that have up to 128 states as rows would be Hopper's asynchronous ones"""
-    return n[None, :] * P + p[:, None], (n < N)[None, :] & (p < P)[:, None]
+    offsets = n[None, :] * P + p[:, None]
+    return offsets, (n < N)[None, :] & (p < P)[:, None]

@@ -19,6 +19,8 @@ from torch import Tensor
 
 OLDEST_TRITON = "3.3"
 """Comes with torch 2.7; earlier ones cannot compile the kernels"""
+OLDEST_FOR_DOUBLE_PRODUCTS = "3.6"
+"""Earlier ones multiply no matrices of float64, or were not tried"""
 DISTRIBUTIONS = ("triton", "pytorch-triton", "pytorch-triton-rocm", "triton-rocm", "triton-windows")
 """Under which triton is installed: by torch, nightly, for AMD, for Windows"""
 OLDEST_CAPABILITY = (7, 5)
@@ -30,12 +32,14 @@ def interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "y", "yes")
 
 
-def why_not(x: Tensor, length_axis: int) -> str | None:
-    """One sentence on why Triton kernels cannot run for tensors like x, or None"""
+def why_not(x: Tensor, length_axis: int, multiplies: bool = False) -> str | None:
+    """One sentence on why Triton kernels cannot run for tensors like x, or None; multiplies: matrices, in the kernels"""
     if not _is_installed():
         return "triton is not installed: pip install triton"
-    if _is_too_old():
+    if _is_older_than(OLDEST_TRITON):
         return f"needs triton {OLDEST_TRITON} or newer, got {triton_version()}: pip install -U torch brings one along"
+    if multiplies and x.dtype == torch.float64 and not interpreted() and _is_older_than(OLDEST_FOR_DOUBLE_PRODUCTS):
+        return f"needs triton {OLDEST_FOR_DOUBLE_PRODUCTS} or newer for float64, got {triton_version()}"
     if x.shape[length_axis] > LONGEST:
         return f"{x.shape[length_axis]} tokens are more than {LONGEST}, the longest sequence its kernels count"
     if interpreted():
@@ -54,9 +58,9 @@ def _is_installed() -> bool:
 
 
 @cache
-def _is_too_old() -> bool:
+def _is_older_than(oldest: str) -> bool:
     numbers = re.match(r"(\d+)\.(\d+)", triton_version())
-    return numbers is not None and tuple(map(int, numbers.groups())) < tuple(map(int, OLDEST_TRITON.split(".")))
+    return numbers is not None and tuple(map(int, numbers.groups())) < tuple(map(int, oldest.split(".")))
 
 
 def triton_version() -> str:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 def why_not(xBC: Tensor) -> str | None:
     """None when Triton kernels can run for xBC (b l e+2gn), otherwise the reason in one sentence."""
-    return support.why_not(xBC, length_axis=1)
+    return support.why_not(xBC, length_axis=1, multiplies=True)
 
 
 def tested_as(xBC: Tensor) -> tuple[int, dict[str, int]]:

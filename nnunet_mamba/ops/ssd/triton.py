@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def why_not(x: Tensor) -> str | None:
     """None when Triton kernels can run for x (b l h p), otherwise the reason in one sentence."""
-    return support.why_not(x, length_axis=1)
+    return support.why_not(x, length_axis=1, multiplies=True)
 
 
 def tested_as(x: Tensor) -> tuple[int, dict[str, int]]:
