@@ -34,6 +34,7 @@ from nnunet_mamba.ops.kernels import triton_projection_kernels as projection
 from nnunet_mamba.ops.kernels import triton_ssd_backward as ssd_backward
 from nnunet_mamba.ops.kernels import triton_ssd_forward as ssd_forward
 from nnunet_mamba.ops.kernels.triton_sizes import ALIGN, BD, padded_states, projected_width, state_block
+from nnunet_mamba.ops.kernels.triton_support import OLDEST_FOR_DOUBLE_PRODUCTS, is_older_than
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -99,7 +100,7 @@ class Launch:
 def launches(dtype: str, target: GPUTarget) -> Iterator[Launch]:
     """Every kernel, as `oriented_scan` and `oriented_ssd` launch it for three orders of 96 channels"""
     yield from scan_launches(dtype, target)
-    if dtype != "float64" or not triton_support._is_older_than(triton_support.OLDEST_FOR_DOUBLE_PRODUCTS):
+    if dtype != "float64" or not is_older_than(OLDEST_FOR_DOUBLE_PRODUCTS):
         yield from ssd_launches(dtype, target)
 
 

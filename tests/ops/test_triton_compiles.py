@@ -37,16 +37,11 @@ UNKNOWN_VERSION = 1.1
 SPILLED = {"outputs": 40, "again": 120}
 """Bytes of a thread that the limit on its registers may push out (`triton_scan.REGISTERS`)"""
 SPILLED_TOO = {
-    ("adjoints", "sm_80"): 120,
-    ("outputs", "float32"): 192,
-    ("", "float64"): 48,
-    ("ssd", "bfloat16"): 80,
-    ("ssd", "float16"): 400,
-    ("ssd", "float32"): 640,
-    ("ssd", "float64"): 512,
-}
-"""On an A100, for which decays are kept that others compute again; where the limit meets Triton 3.3; in tests' dtype; Mamba-2's products, by
-Triton 3.3 with 128 states, else only in single and double precision"""
+    ("adjoints", "sm_80"): 120, ("outputs", "float32"): 192, ("", "float64"): 48,
+    ("ssd", "bfloat16"): 80, ("ssd", "float16"): 400, ("ssd", "float32"): 640, ("ssd", "float64"): 512,
+}  # fmt: skip
+"""For an A100, for which decays are kept that others compute again; where the limit meets Triton 3.3; in tests' dtype;
+Mamba-2's products: of half precision by Triton 3.3 with 128 states, else in single and double only"""
 LAYOUTS = {"ends": "[1, 32]", "outputs": "[1, 32]", "again": "[4, 8]", "adjoints": "[4, 8]"}
 """Threads over (state, channel) where a step's loop runs: one channel a thread needs no other thread's states"""
 

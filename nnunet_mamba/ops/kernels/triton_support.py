@@ -33,12 +33,12 @@ def interpreted() -> bool:
 
 
 def why_not(x: Tensor, length_axis: int, multiplies: bool = False) -> str | None:
-    """One sentence on why Triton kernels cannot run for tensors like x, or None; multiplies: matrices, in the kernels"""
+    """One sentence on why Triton kernels cannot run for tensors like x, or None. multiplies: they multiply matrices"""
     if not _is_installed():
         return "triton is not installed: pip install triton"
-    if _is_older_than(OLDEST_TRITON):
+    if is_older_than(OLDEST_TRITON):
         return f"needs triton {OLDEST_TRITON} or newer, got {triton_version()}: pip install -U torch brings one along"
-    if multiplies and x.dtype == torch.float64 and not interpreted() and _is_older_than(OLDEST_FOR_DOUBLE_PRODUCTS):
+    if multiplies and x.dtype == torch.float64 and not interpreted() and is_older_than(OLDEST_FOR_DOUBLE_PRODUCTS):
         return f"needs triton {OLDEST_FOR_DOUBLE_PRODUCTS} or newer for float64, got {triton_version()}"
     if x.shape[length_axis] > LONGEST:
         return f"{x.shape[length_axis]} tokens are more than {LONGEST}, the longest sequence its kernels count"
@@ -58,7 +58,7 @@ def _is_installed() -> bool:
 
 
 @cache
-def _is_older_than(oldest: str) -> bool:
+def is_older_than(oldest: str) -> bool:
     numbers = re.match(r"(\d+)\.(\d+)", triton_version())
     return numbers is not None and tuple(map(int, numbers.groups())) < tuple(map(int, oldest.split(".")))
 
