@@ -6,7 +6,6 @@ ensemble, predict unseen cases with it, apply its postprocessing, evaluate, draw
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ import pandas as pd
 
 from nnunet_mamba.names import suffixes
 from nnunet_mamba.nnunet_folders import FIRST_CHANNEL, SEPARATOR
-from nnunet_mamba.planning.configurations import shrunk_configuration
 from nnunet_mamba.study.comparison.scores import ALL_MASKS
 from nnunet_mamba.study.crossval.commands import StockCommands, environment
 from nnunet_mamba.study.crossval.definition import Study
@@ -23,12 +21,11 @@ from nnunet_mamba.study.crossval.local import run_study
 from nnunet_mamba.study.crossval.models import pair_models
 from nnunet_mamba.study.crossval.steps import predictions
 from nnunet_mamba.study.evaluation.overlay import draw_overlay
-from nnunet_mamba.whole_files import read_object, write_json
+from nnunet_mamba.study.protocol.preparation import PLANS, PROCESSES, REFERENCES, Preparation
+from nnunet_mamba.whole_files import read_object
 
 FOLDS = range(5)
 NETWORK_TRAINERS = ("nnUNetTrainer", "nnUNetTrainerSegMamba")
-PLANS = "nnUNetPlans"
-PROCESSES = "2"
 
 
 @dataclass(frozen=True)
@@ -48,7 +45,7 @@ class Demo:
             f"nnU-Net with SegMamba on {self.dataset}, device {self.device}, everything under {self.out}\n"
             "A run of this length shows that all parts work together; it says nothing about which network is better."
         )
-        self._prepare()
+        Preparation(self.source, self.dataset, self.commands, self.size, self.recipe["name"]).run()
         failed = run_study(self.study)
         if not failed:
             self._report()
@@ -61,8 +58,7 @@ class Demo:
 
     @property
     def trainers(self) -> list[str]:
-        length = {"epochs": self.size["epochs"], "iterations": self.size["iterations"]}
-        return [suffixes.TrainerName(name, **length).name for name in NETWORK_TRAINERS]
+        return [suffixes.extended(name, self.size["training"]) for name in NETWORK_TRAINERS]
 
     @property
     def commands(self) -> StockCommands:
@@ -72,41 +68,6 @@ class Demo:
     def study(self) -> Study:
         models = pair_models(self.trainers, [PLANS], [self.size["configuration"]])
         return Study(self.dataset, models, tuple(FOLDS), self.out, self.device, processes=int(PROCESSES))
-
-    def _prepare(self) -> None:
-        if self.study.folders.raw.is_dir() and not (self.out / "steps" / "convert.done").is_file():
-            # a half-finished conversion, which nnU-Net's converter would refuse to touch
-            shutil.rmtree(self.study.folders.raw)
-        np = ["-np", PROCESSES]
-        self.commands.run(
-            "convert", ["nnUNetv2_convert_MSD_dataset", "-i", str(self.source), *np], f"Convert to {self.dataset}"
-        )
-        reference = self.source / "labelsTs_reference"
-        if reference.is_dir():
-            shutil.copytree(reference, self.study.folders.unseen_labels, dirs_exist_ok=True)
-        self.commands.run(
-            "fingerprint",
-            ["nnUNetv2_extract_fingerprint", "-d", self.study.number, "--verify_dataset_integrity", *np],
-            "Check the data and take its fingerprint",
-        )
-        self.commands.run("plan", ["nnUNetv2_plan_experiment", "-d", self.study.number], "Plan")
-        self._add_configuration()
-
-    def _add_configuration(self) -> None:
-        if "inherits_from" not in self.size:
-            return
-        path = self.study.folders.plans(PLANS)
-        plans = read_object(path)
-        parent = plans["configurations"][self.size["inherits_from"]]
-        added = shrunk_configuration(parent, self.size)
-        plans["configurations"][self.size["configuration"]] = added
-        write_json(path, plans)
-        print(
-            f"Configuration {self.size['configuration']} from recipe {self.recipe['name']}: "
-            f"voxels of {added.get('spacing', parent['spacing'])} mm, patch {added['patch_size']}, "
-            f"batch {added['batch_size']}, "
-            f"widths {added['architecture']['arch_kwargs']['features_per_stage']}"
-        )
 
     def _report(self) -> None:
         information = read_object(self.study.folders.choice)
@@ -128,7 +89,7 @@ class Demo:
             ordered = sorted(scores, key=scores.__getitem__)
             shown = ordered[len(ordered) // 2]
         else:
-            print(f"  unseen cases: not scored, no labels in {self.source / 'labelsTs_reference'}")
+            print(f"  unseen cases: not scored, no labels in {self.source / REFERENCES}")
             predicted = Path(best["postprocessing_file"]).parent
             images, labels = self.study.folders.images, self.study.folders.labels
             shown = sorted(p.name for p in predicted.glob("*.nii.gz"))[0].removesuffix(".nii.gz")

@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Returns 0, or 1 when one of nnU-Net's commands failed. Raises ValueError for unusable options."""
     source, out = options.data.resolve(), options.out.resolve()
-    dataset = _dataset_name(source)
+    dataset = msd_dataset(source)
     if out.is_file():
         raise ValueError(f"--out {out} is a file; expected a folder")
     # nnU-Net reads these when it is imported
@@ -58,13 +58,13 @@ def run(options: argparse.Namespace) -> int:
     from nnunet_mamba.study.crossval.commands import CommandFailedError
 
     try:
-        return Demo(source, dataset, out, _device(options.device), recipe).run()
+        return Demo(source, dataset, out, chosen_device(options.device), recipe).run()
     except CommandFailedError as error:
         print(f"\nnnunet-mamba demo: {error}")
         return 1
 
 
-def _dataset_name(source: Path) -> str:
+def msd_dataset(source: Path) -> str:
     """nnU-Net's name for an MSD folder. Raises ValueError saying what is missing."""
     match = TASK_NAME.match(source.name)
     if match is None:
@@ -78,7 +78,8 @@ def _dataset_name(source: Path) -> str:
     return Dataset.of(int(match[1]), match[2]).name
 
 
-def _device(asked: str | None) -> str:
+def chosen_device(asked: str | None) -> str:
+    """The one asked for, or CUDA where there is a GPU. Raises ValueError where it is asked for and there is none."""
     import torch
 
     available = torch.cuda.is_available()

@@ -207,6 +207,22 @@ def parse(class_name: str) -> TrainerName | None:
     return TrainerName(base, **values)
 
 
+def extended(trainer: str, more: str) -> str:
+    """The trainer's name with further suffixes, "AdamW_lr3e-3_5epochs", all in the order that names have.
+
+    Raises ValueError for suffixes that are not known or do not go together.
+    """
+    name = f"{trainer}_{more}"
+    parts = parse(name)
+    if parts is None:
+        wrong = ", ".join(f"_{token}" for token in unknown_suffixes(name)) or name
+        raise ValueError(f"{wrong}: no suffixes of a trainer's name; all of them: nnunet-mamba list --trainers")
+    conflict = parts.conflict()
+    if conflict is not None:
+        raise ValueError(f"{name}: {conflict}")
+    return parts.name
+
+
 def unknown_suffixes(class_name: str) -> list[str]:
     """What stands between the underscores of a name and is not a suffix"""
     return [token for token in class_name.split("_")[1:] if _read(token)[0] is None]

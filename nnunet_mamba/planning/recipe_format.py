@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nnunet_mamba.names import networks
+from nnunet_mamba.names import networks, suffixes
 
 NAME = re.compile(r"[A-Za-z0-9](?:_?[A-Za-z0-9.-])*")
 MOST_LETTERS, MOST_VOXELS, MOST_BATCH, MOST_STAGES, MOST_WIDTH = 100, 1024, 1024, 10, 4096
@@ -67,6 +67,18 @@ def _numbers(what: str, most: int) -> str:
     return f"a list of at most {MOST_STAGES} whole numbers from 1 to {most}, {what}"
 
 
+def _is_training(value: Any) -> bool:
+    return isinstance(value, str) and suffixes.parse(f"nnUNetTrainer_{value}") is not None
+
+
+def _are_trainers(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(v, str) and NAME.fullmatch(v) for v in value)
+
+
+def _are_seeds(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(is_whole(v, 2**32 - 1) for v in value)
+
+
 NAMES = "letters, digits, single underscores, dots and dashes, as in a folder's name"
 TOPOLOGY = (
     Field("features_per_stage", "widths", _numbers("one per stage", MOST_WIDTH), _are_whole(MOST_WIDTH)),
@@ -102,12 +114,24 @@ DEMO = (
 _SHRUNK = ("inherits_from", "batch_size", "base_features", "max_features", "max_patch_voxels")
 DEMO_PART = (
     Field("configuration", "", NAMES, is_name),
-    Field("epochs", "", f"a whole number from 1 to {MOST_EPOCHS}", lambda v: is_whole(v, MOST_EPOCHS)),
-    Field("iterations", "", f"a whole number from 1 to {MOST_EPOCHS}", lambda v: is_whole(v, MOST_EPOCHS)),
+    Field("training", "suffixes of the trainers' names", "suffixes as in AdamW_lr3e-3_5epochs_50its", _is_training),
     Field("inherits_from", "", NAMES, is_name, needed=False),
     *(Field(key, "", "a whole number > 0", lambda v: is_whole(v, 10**9), needed=False) for key in _SHRUNK[1:]),
     Field("coarsen", "", "a number > 0", is_number, needed=False),
 )
+
+
+_TRAINERS = "a list of names of trainers"
+STUDY = (
+    *RECIPE[:4],
+    Field("configuration", "that of the plans, or one made smaller", "an object", lambda v: isinstance(v, dict)),
+    DEMO_PART[1],
+    Field("seeds", "the first for all trainers", "a list of whole numbers", _are_seeds),
+    Field("pairs", "control last: the difference of each is a row of the table", "a list of pairs of names of trainers",
+          lambda v: isinstance(v, list) and bool(v) and all(_are_trainers(p) and len(p) == 2 for p in v)),
+    Field("others", "trained and shown, without a place in the question", _TRAINERS, _are_trainers, needed=False),
+    Field("repeated", "trained with every seed", _TRAINERS, _are_trainers, needed=False),
+)  # fmt: skip
 
 
 def check_recipe(recipe: Mapping[str, Any]) -> networks.Network:
@@ -133,15 +157,30 @@ def check_recipe(recipe: Mapping[str, Any]) -> networks.Network:
     return networks.network(recipe["network"])
 
 
+def check_study(recipe: Mapping[str, Any]) -> None:
+    """Raises ValueError for what is not a recipe of `nnunet-mamba study`."""
+    what = f"recipe {_short(recipe.get('name', '?'))}"
+    _check(recipe, STUDY, what, "not a recipe for a study")
+    _check_part(recipe["configuration"], f"{what}: configuration", [f for f in DEMO_PART if f.key != "training"])
+    named = {name for pair in recipe["pairs"] for name in pair} | set(recipe.get("others", ()))
+    strangers = [name for name in recipe.get("repeated", ()) if name not in named]
+    if strangers:
+        raise ValueError(f"{what}: repeated {', '.join(strangers)}; expected trainers of pairs or others")
+
+
 def check_demo(recipe: Mapping[str, Any]) -> None:
     """Raises ValueError for what is not a recipe of `nnunet-mamba demo`."""
     what = f"recipe {_short(recipe.get('name', '?'))}"
     _check(recipe, DEMO, what, "not a recipe for the demo")
     for part in ("cpu", "gpu"):
-        _check(recipe[part], DEMO_PART, f"{what}: {part}")
-        missing = [key for key in _SHRUNK if key not in recipe[part]]
-        if "inherits_from" in recipe[part] and missing:
-            raise ValueError(f"{what}: {part}: {', '.join(missing)} missing, which belong to inherits_from")
+        _check_part(recipe[part], f"{what}: {part}", DEMO_PART)
+
+
+def _check_part(part: Mapping[str, Any], what: str, fields: Sequence[Field]) -> None:
+    _check(part, fields, what)
+    missing = [key for key in _SHRUNK if key not in part]
+    if "inherits_from" in part and missing:
+        raise ValueError(f"{what}: {', '.join(missing)} missing, which belong to inherits_from")
 
 
 def _check(given: Mapping[str, Any], fields: Sequence[Field], what: str, otherwise: str = "") -> None:

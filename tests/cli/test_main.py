@@ -72,9 +72,9 @@ def test_demo_needs_five_cases(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "1 training images; 5-fold cross-validation needs at least 5" in text
 
 
-@pytest.mark.parametrize("epochs", [1, 4])
-def test_demo_trains_trainers_that_exist(tmp_path: Path, epochs: int) -> None:
-    recipe = {"cpu": {"epochs": epochs, "iterations": 2}}
+@pytest.mark.parametrize("training", ["1epoch_2its", "AdamW_lr3e-3_4epochs_2its"])
+def test_demo_trains_trainers_that_exist(tmp_path: Path, training: str) -> None:
+    recipe = {"cpu": {"training": training}}
     demo = Demo(tmp_path, "Dataset004_Hippocampus", tmp_path, "cpu", recipe)
     assert all(locate(name) is not None for name in demo.trainers)
 

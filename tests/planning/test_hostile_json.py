@@ -201,7 +201,7 @@ def test_recipes_of_the_demo() -> None:
     good = load_recipe("hippocampus_demo")
     check_demo(good)
     for change, message in (
-        ({"cpu": {**good["cpu"], "epochs": 0}}, "cpu: epochs 0; expected a whole number from 1"),
+        ({"cpu": {**good["cpu"], "training": "0epochs"}}, "cpu: training 0epochs; expected suffixes as in"),
         ({"cpu": {**good["cpu"], "widths": 1}}, "cpu: unknown widths"),
         ({"gpu": None}, "gpu None; expected an object"),
         ({"gpu": {**good["gpu"], "inherits_from": "2d"}}, "gpu: batch_size, base_features, .* missing, which belong"),

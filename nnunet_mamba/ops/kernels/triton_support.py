@@ -59,6 +59,7 @@ def _is_installed() -> bool:
 
 @cache
 def is_older_than(oldest: str) -> bool:
+    """Whether the installed Triton is; a version that cannot be read is new."""
     numbers = re.match(r"(\d+)\.(\d+)", triton_version())
     return numbers is not None and tuple(map(int, numbers.groups())) < tuple(map(int, oldest.split(".")))
 
