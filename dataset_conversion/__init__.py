@@ -8,6 +8,7 @@
     splits      folds that keep patients together and cohorts balanced
     report      what was found, repaired, warned about and refused
 
-One file per dataset: asoca, brats, imagecas, btcv, aiib23, generic, msd. Needs numpy, scipy, pandas, nibabel,
-SimpleITK, pynrrd and tqdm, nothing of nnU-Net (but for msd) and nothing of nnunet_mamba.
+One file per dataset: asoca, brats, imagecas, btcv, aiib23, generic, msd; and probe, whose volumes are invented
+(phantom, far_marker, thin_tree). Needs numpy, scipy, pandas, nibabel, SimpleITK, pynrrd and tqdm, nothing of nnU-Net
+(but for msd) and nothing of nnunet_mamba.
 """

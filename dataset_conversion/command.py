@@ -7,6 +7,7 @@ import io
 import os
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,8 +25,11 @@ NAMES = {
     "btcv": "BTCV: 13 abdominal organs in CT",
     "aiib23": "AIIB 2023: airways in CT of fibrotic lungs",
     "msd": "Medical Segmentation Decathlon: as nnU-Net's own converter makes it, with checks and splits",
+    "probe": "invented volumes that ask how far a network sees; made, not downloaded",
     "generic": "any folder of images and labels, described by a small JSON file",
 }
+MADE = ("probe",)
+"""Of these there is no download: `discover` makes them in an empty folder."""
 EXAMPLES = ("asoca", "asoca2020", "brats2018", "brats2019", "brats2020", "brats2021", "brats2023", "brats2024")
 MOST_JOBS = 4
 
@@ -42,18 +46,14 @@ def add_arguments(parser: argparse.ArgumentParser, chosen: str | None = None) ->
     kinds = parser.add_subparsers(dest="name", metavar="NAME")
     for name, summary in NAMES.items():
         kind = kinds.add_parser(name, help=summary, description=f"{summary}.")
-        _common(kind)
+        (_common_of_made if name in MADE else _common)(kind)
         if name == chosen:
             import_module(f"dataset_conversion.{name}").add_arguments(kind)
 
 
 def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-i", type=Path, metavar="DOWNLOAD", help="folder of the download, as unpacked")
-    parser.add_argument("-o", type=Path, metavar="FOLDER", help="nnUNet_raw (default: the environment variable)")
-    parser.add_argument("-d", type=int, metavar="ID", help="dataset id, 1 to 999 (default: one of its own)")
-    parser.add_argument("--dry-run", action="store_true", help="check everything, write nothing")
-    parser.add_argument("--jobs", type=int, default=None, help=f"processes (default: CPUs, at most {MOST_JOBS})")
-    parser.add_argument("--resume", action="store_true", help="go on with an interrupted conversion")
+    _of_target(parser)
     parser.add_argument("--skip-incomplete", action="store_true", help="leave out cases that cannot be used")
     parser.add_argument("--keep-duplicates", action="store_true", help="keep cases with the same images")
     parser.add_argument("--link", choices=("hard", "sym"), help="link files that need no change instead of copying")
@@ -63,6 +63,20 @@ def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prefer", choices=("sform", "qform"), help="where a NIfTI's two geometries disagree")
     parser.add_argument("--fix-shear", action="store_true", help="make slightly sheared axes perpendicular")
     parser.add_argument("--nan-to-zero", action="store_true", help="set voxels that are not numbers to 0")
+
+
+def _common_of_made(parser: argparse.ArgumentParser) -> None:
+    _of_target(parser)
+    parser.set_defaults(i=None, skip_incomplete=False, keep_duplicates=False, link=None, trust_array=False, prefer=None,
+                        fix_shear=False, nan_to_zero=False)  # fmt: skip
+
+
+def _of_target(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-o", type=Path, metavar="FOLDER", help="nnUNet_raw (default: the environment variable)")
+    parser.add_argument("-d", type=int, metavar="ID", help="dataset id, 1 to 999 (default: one of its own)")
+    parser.add_argument("--dry-run", action="store_true", help="check everything, write nothing")
+    parser.add_argument("--jobs", type=int, default=None, help=f"processes (default: CPUs, at most {MOST_JOBS})")
+    parser.add_argument("--resume", action="store_true", help="go on with an interrupted conversion")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -75,7 +89,7 @@ def run(options: argparse.Namespace) -> int:
     given = vars(options)
     if options.name == "brats" and given.get("back") is not None:
         return _back(options)
-    if options.i is None:
+    if options.i is None and options.name not in MADE:
         raise ValueError("-i DOWNLOAD is missing: the folder of the download")
     raw = _utf8(_raw(options.o))
     jobs = min(MOST_JOBS, os.cpu_count() or 1) if options.jobs is None else options.jobs
@@ -99,11 +113,11 @@ def _convert(options: argparse.Namespace, raw: Path, jobs: int) -> int:
     module = import_module(f"dataset_conversion.{options.name}")
     target = raw
     try:
-        found = module.discover(options.i.absolute(), how.dataset)
-        if options.d is not None:
-            found = replace(found, dataset=replace(found.dataset, id=options.d))
-        target = raw / found.dataset.folder
-        with terminable():
+        with terminable(), _source(options) as source:
+            found = module.discover(source, how.dataset)
+            if options.d is not None:
+                found = replace(found, dataset=replace(found.dataset, id=options.d))
+            target = raw / found.dataset.folder
             report = (dry_run if options.dry_run else convert)(found, raw, how, options.resume)
     except (OSError, UnreadableError) as error:
         hint = "\ngo on with the same command and --resume" if is_begun(target) else "\nnothing was written"
@@ -123,6 +137,16 @@ def _convert(options: argparse.Namespace, raw: Path, jobs: int) -> int:
         f"next: nnUNetv2_plan_and_preprocess -d {number} --verify_dataset_integrity -pl nnUNetPlannerSegMamba"
     )
     return 0
+
+
+@contextmanager
+def _source(options: argparse.Namespace) -> Iterator[Path]:
+    """The download; for what is made an empty folder, which goes away again"""
+    if options.name not in MADE:
+        yield options.i.absolute()
+        return
+    with tempfile.TemporaryDirectory(prefix="nnunet_mamba_") as folder:
+        yield Path(folder)
 
 
 class TerminatedError(KeyboardInterrupt):

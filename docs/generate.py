@@ -126,7 +126,7 @@ def _converters() -> list[str]:
     """What all datasets have once, then each with its own"""
     parsers = converters()
     rows = {name: _rows(parser) for name, parser in parsers.items()}
-    common = [row for row in rows["msd"] if all(row in other for other in rows.values())]
+    common = [row for row in rows["msd"] if all(row in rows[other] for other in rows.keys() - command.MADE)]
     whole = argparse.ArgumentParser(prog="nnunet-mamba convert")
     command.add_arguments(whole)
     parts = [markdown.table(("argument", "meaning"), _rows(whole)) + "\n", _epilog(whole),

@@ -17,7 +17,7 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 import nnunet_mamba
 from dataset_conversion import aiib23, asoca, brats, btcv, generic, imagecas, splits
-from dataset_conversion.command import EXAMPLES, NAMES, main
+from dataset_conversion.command import EXAMPLES, MADE, NAMES, main
 from dataset_conversion.convert import convert
 from dataset_conversion.declare import CT, Case, Options
 from dataset_conversion.examples import case_name, make_asoca, make_brats, make_brats_tree
@@ -318,7 +318,9 @@ def test_every_name_has_a_file_with_help(capsys: pytest.CaptureFixture[str]) -> 
         with pytest.raises(SystemExit) as ended:
             main([name, "--help"])
         assert ended.value.code == 0
-        assert "--skip-incomplete" in capsys.readouterr().out
+        told = capsys.readouterr().out
+        assert "--resume" in told
+        assert ("--skip-incomplete" in told) == ("-i DOWNLOAD" in told) == (name not in MADE)
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.sampled_from("ab")), min_size=2, max_size=60), st.integers(0, 9))
