@@ -64,7 +64,10 @@ RESAMPLING = (
 
 
 def describe(model: TrainedModel, members: Sequence[Mapping[str, Any]], versions: Mapping[str, str]) -> dict[str, Any]:
-    """The content of model.json. members: fold, file, ... of each; versions: of what wrote the files."""
+    """The content of model.json. members: fold, file, ... of each; versions: of what wrote the files.
+
+    Raises ValueError for files of the model that do not belong together.
+    """
     plans, planned = model.plans, model.planned.configuration
     space = list(model.patch)
     flat = [None] * (3 - len(space))  # what a 2d model does not have: it takes slice by slice

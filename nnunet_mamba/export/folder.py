@@ -58,9 +58,14 @@ def _write_member(model: TrainedModel, fold: str, folder: Path, say: Callable[[s
     file = folder / f"{FOLD}{fold}.onnx"
     network = model.network(fold)
     write_onnx(network, model.inputs, model.patch, file)
-    difference = check_agreement(network, model.inputs, model.patch, file)
-    say(f"{file.name}: {file.stat().st_size / 1e6:.1f} MB, differs from torch by {difference:.1e} of the largest logit")
-    return {"fold": fold, "file": file.name, "sha256": _sha256(file), "difference_from_torch": difference}
+    found = check_agreement(network, model.inputs, model.patch, file)
+    times = f"a patch takes {found.onnx_seconds:.3g} s in onnxruntime, {found.torch_seconds:.3g} s in torch"
+    say(
+        f"{file.name}: {file.stat().st_size / 1e6:.1f} MB, differs from torch by {found.difference:.1e} of the largest "
+        f"logit; on this CPU {times}"
+    )
+    digests = {path.name: _sha256(path) for path in sorted(folder.glob(f"{file.name}*"))}  # and weights beyond 2 GB
+    return {"fold": fold, "file": file.name, "sha256": digests, "difference_from_torch": found.difference}
 
 
 def _sha256(file: Path) -> str:

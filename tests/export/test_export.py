@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -19,6 +20,7 @@ from nnunet_mamba.cli.main import main
 from nnunet_mamba.export import folder, onnx_agrees, write_onnx
 from nnunet_mamba.export.description import describe
 from nnunet_mamba.export.model import TrainedModel
+from nnunet_mamba.export.onnx_agrees import Agreement
 from nnunet_mamba.nnunet_folders import ModelFolder
 from nnunet_mamba.version import __version__
 from tests.export.small_model import LABELS, NAME, PATCH, REGIONS, plans, write_model
@@ -63,7 +65,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(TrainedModel, "network", network)
     monkeypatch.setattr(folder, "write_onnx", lambda network, channels, patch, file: file.write_bytes(b""))
-    monkeypatch.setattr(folder, "check_agreement", lambda network, channels, patch, file: 1e-6)
+    monkeypatch.setattr(folder, "check_agreement", lambda *given: Agreement(1e-6, 1.0, 1.0))
     return asked
 
 
@@ -95,13 +97,16 @@ def test_command_writes_one_file_per_fold(
 ) -> None:
     code, text = _run(capsys, model, "-o", tmp_path / "out", "-f", "1")
     assert code == 0, text
-    assert "differs from torch by" in text
+    assert re.search(r"differs from torch by .* a patch takes .* s in onnxruntime, .* s in torch", text)
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["fold_1.onnx", "model.json"]
     content = json.loads((tmp_path / "out" / "model.json").read_text())
     assert content["onnx"]["input"] == {"name": "image", "type": "float32", "shape": ["batch", 1, *PATCH]}
     assert content["onnx"]["output"]["shape"] == ["batch", 2, *PATCH]
     assert content["versions"]["nnunet_mamba"] == __version__
-    assert content["members"][0]["difference_from_torch"] <= onnx_agrees.ALLOWED
+    (member,) = content["members"]
+    assert member["difference_from_torch"] <= onnx_agrees.ALLOWED
+    digest = hashlib.sha256((tmp_path / "out" / member["file"]).read_bytes()).hexdigest()
+    assert member["sha256"] == {"fold_1.onnx": digest}
 
     import onnx
 
@@ -345,10 +350,10 @@ def test_wrong_options(
 def test_a_wrong_file_is_not_written(
     model: Path, quick: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def differs(network: torch.nn.Module, channels: int, patch: tuple[int, ...], file: Path) -> float:
+    def differs(network: torch.nn.Module, channels: int, patch: tuple[int, ...], file: Path) -> Agreement:
         if file.name == "fold_1.onnx":
             raise ValueError("the exported network differs")
-        return 0.0
+        return Agreement(0.0, 1.0, 1.0)
 
     monkeypatch.setattr(folder, "check_agreement", differs)
     code, text = _run(capsys, model, "-o", tmp_path / "out")
