@@ -99,10 +99,10 @@ def _train(network: torch.nn.Module, patch: tuple[int, ...], labels: dict[str, A
     for _ in range(iterations):
         starts = [random.integers(0, n - p + 1) for n, p in zip(image.shape[flat:], patch, strict=True)]
         window: tuple[Any, ...] = tuple(slice(s, s + p) for s, p in zip(starts, patch, strict=True))
-        if flat:
-            window = (random.integers(0, image.shape[0]), *window)
-        logits = network(torch.from_numpy(image[window])[None, None])
-        wanted = torch.from_numpy(truth[window].astype(np.int64))[None]
+        # of a 2d network a batch of slices, else one window
+        part, known = (x[(slice(None, None, 3), *window)] if flat else x[window][None] for x in (image, truth))
+        logits = network(torch.from_numpy(part.copy())[:, None])
+        wanted = torch.from_numpy(known.astype(np.int64))
         if labels is REGIONS:
             masks = torch.stack([wanted > 0, wanted == 2], 1).float()
             loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, masks)
