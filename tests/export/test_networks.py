@@ -16,8 +16,8 @@ from nnunet_mamba.names import networks
 from nnunet_mamba.names.networks import NETWORKS
 from tests.architectures.test_contract import CONV3D, MIXING
 
-QUICK = {"SegMamba": "mamba", "UMambaEnc": "mamba", "UMamba2": "mamba2", "LightMUNet": "conv"}
-"""In layers, over channels, Mamba-2, bare"""
+QUICK = {"SegMamba": "mamba", "UMambaEnc": "mamba", "UMamba2": "mamba2"}
+"""In layers of three orders, over channels, Mamba-2"""
 WIDTH = {"LightMUNet": 32}
 """Narrower, it amplifies rounding beyond what is allowed, in torch too; elsewhere 8"""
 
