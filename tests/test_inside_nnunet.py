@@ -40,9 +40,13 @@ from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner
 from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
 from nnunetv2.experiment_planning.experiment_planners.resampling.resample_with_torch import nnUNetPlanner_torchres
 from nnunetv2.experiment_planning.experiment_planners.residual_unets import residual_encoder_unet_planners
-from nnunetv2.inference import export_prediction
+from nnunetv2.inference import export_prediction, sliding_window_prediction
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.model_sharing import model_export
 from nnunetv2.postprocessing import remove_connected_components as postprocessing
+from nnunetv2.preprocessing.normalization import default_normalization_schemes
+from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+from nnunetv2.preprocessing.resampling import default_resampling
 from nnunetv2.run import run_training
 from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
@@ -64,6 +68,7 @@ from nnunetv2.utilities.label_handling import label_handling
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from nnunetv2.utilities.utils import get_identifiers_from_splitted_dataset_folder
+from scipy.ndimage import gaussian_filter, zoom
 from torch import nn
 
 from nnunet_mamba.architectures import mamba_encoder
@@ -71,6 +76,7 @@ from nnunet_mamba.architectures.topology import topology
 from nnunet_mamba.blocks.mixers import Mixer
 from nnunet_mamba.discovery import hook, resolve
 from nnunet_mamba.doctor.messages import explain
+from nnunet_mamba.export import description
 from nnunet_mamba.names import locate, networks
 from nnunet_mamba.names.architecture_entry import TOPOLOGY_KEYS
 from nnunet_mamba.plan_checks import has_regions
@@ -1367,6 +1373,84 @@ def test_words_of_messages() -> None:
         assert words in everything, key
         shown = f"nnUNet_raw{words}" if key == "paths-not-set" else f"{words} define regions_class_order! [4]"
         assert key in [m.key for m in explain(shown)], key
+
+
+# --------------------------------------------------------------------------------------------- exported models
+
+
+@reliance
+def test_windows_and_their_weights() -> None:
+    predictor = nnUNetPredictor(device=CPU)
+    assert predictor.tile_step_size == description.TILE_STEP_SIZE
+    assert predictor.use_gaussian
+    assert predictor.use_mirroring
+    (call,) = calls(nnUNetPredictor._internal_predict_sliding_window_return_logits, "compute_gaussian")
+    assert "sigma_scale=1.0 / 8" in arguments(call)
+    assert description.SIGMA_SCALE == 1 / 8
+    assert f"value_scaling_factor={description.PEAK}" in arguments(call)
+    weights = sliding_window_prediction.compute_gaussian(
+        (8, 6), description.SIGMA_SCALE, dtype=torch.float64, device=CPU
+    )
+    point = np.zeros((8, 6))
+    point[4, 3] = 1
+    expected = gaussian_filter(point, [size / 8 for size in point.shape], mode="constant")
+    assert np.allclose(weights, expected / expected.max(), atol=1e-12)
+    assert sliding_window_prediction.compute_steps_for_sliding_window((110,), (64,), 0.5) == [[0, 23, 46]]
+    (call,) = calls(nnUNetPredictor.predict_sliding_window_return_logits, "pad_nd_image")
+    assert arguments(call)[2:] == ["'constant'", "{'value': 0}", "True", "None"]
+
+
+@reliance
+def test_order_of_preprocessing() -> None:
+    wanted = ("data.transpose", "crop_to_nonzero", "compute_new_shape", "self._normalize",
+              "configuration_manager.resampling_fn_data")  # fmt: skip
+    assert in_this_order(wanted, called(DefaultPreprocessor.run_case_npy))
+    assert "transpose_forward" in text_of(DefaultPreprocessor.run_case_npy)
+    assert "target_spacing = [original_spacing[0]] + target_spacing" in text_of(DefaultPreprocessor.run_case_npy)
+    back = text_of(export_prediction.convert_predicted_logits_to_segmentation_with_correct_shape)
+    assert (
+        back.index("resampling_fn_probabilities") < back.index("insert_crop_into_image") < back.index("transpose_back")
+    )
+
+
+@reliance
+def test_normalisation_and_resampling() -> None:
+    there = {name for name, thing in vars(default_normalization_schemes).items()
+             if inspect.isclass(thing) and thing.__module__ == default_normalization_schemes.__name__}  # fmt: skip
+    assert there - {"ImageNormalization"} == set(description.NORMALIZATIONS)
+    image = np.random.default_rng(0).normal(5, 2, (4, 5, 6)).astype(np.float32)
+    expected = (image - image.mean()) / image.std()
+    assert np.allclose(default_normalization_schemes.ZScoreNormalization(False, {}).run(image.copy()), expected)
+    numbers = {"mean": 5.0, "std": 2.0, "percentile_00_5": 3.0, "percentile_99_5": 6.0}
+    scaled = default_normalization_schemes.CTNormalization(False, numbers).run(image.copy())
+    assert np.allclose(scaled, (image.clip(3, 6) - 5) / 2)
+    shape = (6, 5, 9)
+    resized = default_resampling.resample_data_or_seg(image[None], shape, False, None, 3)[0]
+    zoomed = zoom(image.astype(float), np.divide(shape, image.shape), order=3, mode="nearest", grid_mode=True)
+    assert np.allclose(resized, zoomed.clip(image.min(), image.max()), atol=1e-5)
+    for spacing, expected_axis in (((4, 1, 1), 0), ((2, 1, 1), None), ((1, 4, 4), None)):
+        assert default_resampling.determine_do_sep_z_and_axis(None, spacing, (1, 1, 1))[1] == expected_axis
+    assert default_resampling.ANISO_THRESHOLD == description.ANISO_THRESHOLD
+
+
+@reliance
+def test_a_network_from_a_checkpoint() -> None:
+    given = {"network_weights", "trainer_name", "init_args", "configuration", "inference_allowed_mirroring_axes"}
+    assert given <= strings(nnUNetPredictor.initialize_from_trained_model_folder)
+    text = text_of(nnUNetPredictor.initialize_from_trained_model_folder)
+    assert "determine_num_input_channels(plans_manager, configuration_manager, dataset_json)" in text
+    assert "plans_manager.get_label_manager(dataset_json).num_segmentation_heads" in text
+    (call, _) = calls(nnUNetPredictor.initialize_from_trained_model_folder, "trainer_class.build_network_architecture")
+    assert arguments(call) == ["plans_manager", "configuration_manager", "num_input_channels", "num_output_channels",
+                               "enable_deep_supervision=False"]  # fmt: skip
+
+
+@reliance
+def test_zips_of_models() -> None:
+    written = [arguments(call) for call in calls(model_export.export_pretrained_model, "zipf.write")]
+    assert all("os.path.relpath(" in name and "nnUNet_results" in name for _, name in written)
+    assert {"plans.json", "dataset.json", "postprocessing.json"} <= strings(model_export.export_pretrained_model)
+    assert {"postprocessing_fns", "postprocessing_kwargs"} <= strings(postprocessing.determine_postprocessing)
 
 
 # --------------------------------------------------------------------------------------------------- the page

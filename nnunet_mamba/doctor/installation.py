@@ -18,6 +18,7 @@ OPTIONAL = {
     "triton": "comes with torch on Linux; without it GPUs use the slower blocked backend",
     "mamba-ssm": "not needed; a backend on request: pip install 'nnunet-mamba[mamba-ssm]'",
     "causal-conv1d": "not needed; goes with mamba-ssm",
+    "onnxruntime": "not needed; for nnunet-mamba export: pip install 'nnunet_mamba[export]'",
 }
 LEAST_NNUNET = (2, 8, 1)
 

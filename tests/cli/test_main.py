@@ -89,6 +89,8 @@ WRONG = {
     "compare -d 4 A B -np 0": "-np 0; expected a number of processes",
     "sweep -d 4 nowhere.json": "nowhere.json: no such file",
     "nonsense": "invalid choice: 'nonsense'",
+    "export nowhere -o out": "nowhere: no such folder or file; give nnU-Net's folder of a model",
+    "export . -o .": "-o .: exists already",
     "doctor --nonsense": "unrecognized arguments: --nonsense",
     "convert": "which dataset? One of asoca",
     "convert asoca -i nowhere": "-o FOLDER is missing",

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from nnunet_mamba.ops import backends
+from nnunet_mamba.ops.causal_conv1d import blocked
+from nnunet_mamba.ops.exporting import is_exporting
 from nnunet_mamba.ops.numerics import check_device, check_float, check_shape, without_autocast
 from nnunet_mamba.ops.self_test import BACKWARD
 
@@ -41,6 +43,8 @@ def causal_conv1d(
             check_shape(OP, name, parameter, shape, letters)
             check_float(OP, name, parameter)
             check_device(OP, name, parameter, x)
+    if is_exporting():  # torch's own operators already
+        return blocked.forward(x, weight, bias, activation is not None)
     return _forward(x, weight, bias, activation is not None, backend)
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from nnunet_mamba.ops import backends
+from nnunet_mamba.ops.exporting import is_exporting
 from nnunet_mamba.ops.numerics import (
     accumulation_dtype,
     check_device,
@@ -16,6 +17,7 @@ from nnunet_mamba.ops.numerics import (
     n_chunks,
     without_autocast,
 )
+from nnunet_mamba.ops.oriented_scan import decomposed
 from nnunet_mamba.ops.oriented_scan.orders import ORDERS, check_orders
 from nnunet_mamba.ops.oriented_weights import Weights
 from nnunet_mamba.ops.self_test import BACKWARD
@@ -56,6 +58,8 @@ def oriented_scan(
     """
     weights = Weights(conv_weight, conv_bias, x_proj_weight, dt_proj_weight, dt_bias, A, D)
     _check(x, z, weights, orders, n_slices)
+    if is_exporting():
+        return decomposed.forward(x, z, weights, orders, n_slices)
     return _forward(x, z, *weights, orders, n_slices, backend)[0]
 
 

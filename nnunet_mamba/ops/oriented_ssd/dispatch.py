@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from nnunet_mamba.ops import backends
+from nnunet_mamba.ops.exporting import is_exporting
 from nnunet_mamba.ops.numerics import (
     accumulation_dtype,
     check_device,
@@ -17,6 +18,7 @@ from nnunet_mamba.ops.numerics import (
     without_autocast,
 )
 from nnunet_mamba.ops.oriented_scan.orders import ORDERS, check_orders
+from nnunet_mamba.ops.oriented_ssd import decomposed
 from nnunet_mamba.ops.oriented_weights import SSDWeights
 from nnunet_mamba.ops.self_test import BACKWARD
 
@@ -52,6 +54,8 @@ def oriented_ssd(
     """
     weights = SSDWeights(conv_weight, conv_bias, dt_bias, A, D)
     _check(xBC, dt, weights, d_state, n_groups, orders, n_slices)
+    if is_exporting():
+        return decomposed.forward(xBC, dt, weights, d_state, n_groups, orders, n_slices)
     return _forward(xBC, dt, *weights, d_state, n_groups, orders, n_slices, backend)[0]
 
 

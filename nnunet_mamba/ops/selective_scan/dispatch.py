@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from nnunet_mamba.ops import backends
+from nnunet_mamba.ops.exporting import is_exporting
 from nnunet_mamba.ops.numerics import (
     accumulation_dtype,
     check_device,
@@ -17,6 +18,7 @@ from nnunet_mamba.ops.numerics import (
     n_chunks,
     without_autocast,
 )
+from nnunet_mamba.ops.selective_scan import decomposed
 from nnunet_mamba.ops.self_test import BACKWARD
 
 OP = "selective_scan"
@@ -44,6 +46,8 @@ def selective_scan(
     Source: Gu & Dao 2023 (arXiv 2312.00752), Algorithm 2.
     """
     _check(u, delta, A, B, C, D, z, delta_bias)
+    if is_exporting():
+        return decomposed.forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
     return _forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, backend)[0]
 
 

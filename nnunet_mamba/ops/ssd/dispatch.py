@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from nnunet_mamba.ops import backends
+from nnunet_mamba.ops.exporting import is_exporting
 from nnunet_mamba.ops.numerics import (
     accumulation_dtype,
     check_device,
@@ -18,6 +19,7 @@ from nnunet_mamba.ops.numerics import (
     without_autocast,
 )
 from nnunet_mamba.ops.self_test import BACKWARD
+from nnunet_mamba.ops.ssd import decomposed
 
 OP = "ssd"
 INPUTS = "Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? dt_bias, bool softplus"
@@ -43,6 +45,8 @@ def ssd(
     Source: Dao & Gu 2024 (arXiv 2405.21060), section 3 (scalar structure of A) and section 6.
     """
     _check(x, dt, A, B, C, D, dt_bias)
+    if is_exporting():
+        return decomposed.forward(x, dt, A, B, C, D, dt_bias, dt_softplus)
     return _forward(x, dt, A, B, C, D, dt_bias, dt_softplus, backend)[0]
 
 

@@ -16,7 +16,7 @@ from nnunet_mamba.study.calibration import UNITS
 from nnunet_mamba.study.calibration.components import SIZES, fills, outermost_last, over_sizes, remove_small_components
 from nnunet_mamba.study.calibration.gain import Gain, best_values, gain, groups_of, held_out
 from nnunet_mamba.study.calibration.scores import METRICS, overlap
-from nnunet_mamba.study.calibration.validated_model import ValidatedModel, ValidationCase
+from nnunet_mamba.study.calibration.validated_model import ModelFiles, ValidatedModel, ValidationCase
 from nnunet_mamba.study.evaluation.description import masks_of
 from nnunet_mamba.study.evaluation.masks import files_by_case
 from nnunet_mamba.study.evaluation.output import writable_folder
@@ -39,7 +39,7 @@ class MinimumSize:
         return ", ".join(f"{n} {s:g} {self.unit}" for n, s in zip(self.names, self.sizes, strict=True))
 
     @classmethod
-    def load(cls, model: ValidatedModel) -> MinimumSize:
+    def load(cls, model: ModelFiles) -> MinimumSize:
         """Raises ValueError if none were chosen."""
         path = model.folder.path / STORED
         if not path.is_file():

@@ -13,7 +13,7 @@ from nnunet_mamba.names.locate import thresholds_name
 from nnunet_mamba.study.calibration.gain import CONFIDENCE, Gain, best_values, gain, groups_of, held_out
 from nnunet_mamba.study.calibration.label_manager import count_thresholds
 from nnunet_mamba.study.calibration.scores import DEFAULT, METRICS
-from nnunet_mamba.study.calibration.validated_model import ValidatedModel
+from nnunet_mamba.study.calibration.validated_model import ModelFiles, ValidatedModel
 from nnunet_mamba.study.evaluation.description import masks_of
 from nnunet_mamba.whole_files import read_object, write_json
 
@@ -31,7 +31,7 @@ class Thresholds:
         return ", ".join(f"{name} {value:.2f}" for name, value in zip(self.regions, self.values, strict=True))
 
     @classmethod
-    def load(cls, model: ValidatedModel) -> Thresholds:
+    def load(cls, model: ModelFiles) -> Thresholds:
         """Raises ValueError if none were chosen."""
         source = model.folder.path / STORED
         if not source.is_file():

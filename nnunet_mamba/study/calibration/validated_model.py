@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
@@ -37,6 +37,16 @@ class ValidationCase:
     fold: str
     predicted: Path
     truth: Path
+
+
+class ModelFiles(Protocol):
+    """A model by its folder, in which thresholds and sizes are kept, and its labels."""
+
+    @property
+    def folder(self) -> ModelFolder: ...
+
+    @property
+    def dataset_json(self) -> dict[str, Any]: ...
 
 
 @dataclass
