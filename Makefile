@@ -5,7 +5,7 @@ WORKERS ?= 2
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.nnunet-mamba-installed
 
-.PHONY: demo test test-slow test-gpu lint types docs build coverage check startup bench clean
+.PHONY: demo study-hippocampus test test-slow test-long test-gpu lint types docs build coverage check startup bench clean
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -16,11 +16,17 @@ $(INSTALLED): pyproject.toml
 demo: $(INSTALLED)  ## the whole job on 25 real cases: train, cross-validate, ensemble, predict
 	$(BIN)/nnunet-mamba demo
 
+study-hippocampus: $(INSTALLED)  ## every network against its control on DATA=Task04_Hippocampus, a download of the MSD: hours
+	$(BIN)/nnunet-mamba study hippocampus_study --data $(DATA) --out $(or $(OUT),study_hippocampus)
+
 test: $(INSTALLED)  ## all tests but the slow ones
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(WORKERS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not long" -n $(WORKERS)
 
 test-slow: $(INSTALLED)  ## nnU-Net's own commands end to end on real data, on the CPU
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n $(WORKERS) --dist loadfile
+
+test-long: $(INSTALLED)  ## the rest of the matrices of which the other tests take a part: an hour
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long -n $(WORKERS)
 
 test-gpu: $(INSTALLED)  ## what only a GPU shows; skipped, and said so, where there is none
 	$(BIN)/python -m pytest tests/gpu
@@ -41,7 +47,7 @@ build: $(INSTALLED)  ## wheel and source distribution in dist/
 	$(BIN)/python -m hatchling build -d dist
 
 coverage: $(INSTALLED)  ## which lines the fast tests reach
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --cov --cov-report=term-missing:skip-covered
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not long" -n $(WORKERS) --cov --cov-report=term-missing:skip-covered
 
 check: lint types docs build test startup test-slow  ## everything
 

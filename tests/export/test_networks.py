@@ -51,16 +51,24 @@ def test_networks_export(name: str, tmp_path: Path) -> None:
     _exam(_network(record, QUICK[name], (8, 8), 2, **more), (8, 8), tmp_path / "x.onnx")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("mixing", MIXING)
-@pytest.mark.parametrize("record", NETWORKS, ids=lambda r: r.name)
+def _matrix() -> list[Any]:
+    """Every network with one mixer and every mixer with a network in CI; the rest where there is time"""
+    return [
+        pytest.param(record, mixing, id=f"{record.name}-{mixing}",
+                     marks=pytest.mark.slow if i % len(MIXING) == j else pytest.mark.long)
+        for i, record in enumerate(NETWORKS)
+        for j, mixing in enumerate(MIXING)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("record", "mixing"), _matrix())
 def test_every_network_with_every_mixer(record: networks.Network, mixing: str, tmp_path: Path) -> None:
     """Stages with several blocks of tokens, with a ragged one, and with a part of one"""
     patch = (8, 12, 20)
     _exam(_network(record, mixing, patch, 3), patch, tmp_path / "x.onnx")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("record", NETWORKS, ids=lambda r: r.name)
 def test_single_voxels_and_anisotropic_strides(record: networks.Network, tmp_path: Path) -> None:
     patch = (1, 12, 8)

@@ -74,9 +74,12 @@ def test_windows_mirrored_on_a_resampled_image(tmp_path: Path) -> None:
     _compare(folder, IMAGE, ("0",), tmp_path)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    "kind", ["members", "regions", "thresholds", "2d", "mask", "ct", "coarse slices", "transposed"]
+    "kind",
+    [
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("members", "thresholds", "coarse slices")),
+        *(pytest.param(kind, marks=pytest.mark.long) for kind in ("regions", "2d", "mask", "ct", "transposed")),
+    ],
 )
 def test_what_models_differ_in(kind: str, tmp_path: Path) -> None:
     content, image, labels = plans(2 if kind == "2d" else 3), IMAGE, LABELS
