@@ -230,3 +230,23 @@ def test_every_setting_survives_its_name(
 def test_settings_that_names_cannot_express(parts: suffixes.TrainerName, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         _ = parts.name
+
+
+def test_suffixes_are_added_in_the_order_that_names_have() -> None:
+    assert suffixes.extended("nnUNetTrainer", "5epochs") == "nnUNetTrainer_5epochs"
+    longer = suffixes.extended("nnUNetTrainerSegMamba_Mamba2", "4epochs_50its_NoMirroring_lr3e-3_AdamW")
+    assert longer == "nnUNetTrainerSegMamba_Mamba2_AdamW_lr3e-3_NoMirroring_4epochs_50its"
+
+
+@pytest.mark.parametrize(
+    ("trainer", "more", "message"),
+    [
+        ("nnUNetTrainer", "AdamV_5epochs", "_AdamV: no suffixes"),
+        ("nnUNetTrainer_5epochs", "6epochs", "nnUNetTrainer_5epochs_6epochs: no suffixes"),
+        ("nnUNetTrainer", "50its", "nnUNetTrainer_50its: no suffixes"),
+        ("nnUNetTrainer", "Mamba2", "has none of them"),
+    ],
+)
+def test_suffixes_that_cannot_be_added(trainer: str, more: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        suffixes.extended(trainer, more)

@@ -235,3 +235,14 @@ def test_memory_in_another_precision(dtype: str, capsys: pytest.CaptureFixture[s
     command = ["bench", "memory", "-device", "cpu", "-only", "PlainConvUNet", "-patch", "16", "16", "16", "-dtype"]
     assert main([*command, dtype]) == (0 if dtype == "float32" else 2)
     assert dtype == "float32" or "on a CPU nnU-Net trains in float32" in capsys.readouterr().err
+
+
+def test_networks_with_other_mixers_are_measured_by_the_names_of_their_trainers() -> None:
+    work = networks.task((16, 16, 16), 1, 1, 2, (4, 8))
+    assert networks.select(work, ["SegMamba_Mamba2", "UMamba2_SameSize"]) == ["SegMamba_Mamba2", "UMamba2_SameSize"]
+    assert not any("_" in name for name in networks.select(work, ())), "all as published, if none is named"
+    with pytest.raises(ValueError, match=r"-only UMamba2_Mamba2: unknown; known: .* UMamba2_SameSize"):
+        networks.select(work, ["UMamba2_Mamba2"])
+    (row,) = networks.run(work, ["UMambaBot_SameSize"], torch.device("cpu"), torch.float32, True, lambda text: None)
+    assert (row.network, row.note) == ("UMambaBot_SameSize", "")
+    assert row.train_seconds
