@@ -126,7 +126,10 @@ class FarMarker:
         for end, is_whole in zip(ends, (low_is_target, not low_is_target), strict=True):
             contrast[end, whole if is_whole else split] = LANDMARK
         label[tubes[not low_is_target], whole] = 1
-        return tuple(np.ascontiguousarray(np.moveaxis(a, 0, self.axis)) for a in (contrast, label))  # type: ignore
+        return self._along_axis(contrast), self._along_axis(label)
+
+    def _along_axis(self, volume: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(np.moveaxis(volume, 0, self.axis))
 
     def _sections(self, centre: list[int], across: int) -> tuple[np.ndarray, np.ndarray]:
         """Masks of a cross-section: a disc around a corner of voxels, and the same in halves, apart along one axis"""

@@ -112,9 +112,11 @@ DEMO = (
     Field("gpu", "the training on a GPU", "an object", lambda v: isinstance(v, dict)),
 )
 _SHRUNK = ("inherits_from", "batch_size", "base_features", "max_features", "max_patch_voxels")
-DEMO_PART = (
+TRAINING = Field(
+    "training", "suffixes of the trainers' names", "suffixes as in AdamW_lr3e-3_5epochs_50its", _is_training
+)
+SIZE = (
     Field("configuration", "", NAMES, is_name),
-    Field("training", "suffixes of the trainers' names", "suffixes as in AdamW_lr3e-3_5epochs_50its", _is_training),
     Field("inherits_from", "", NAMES, is_name, needed=False),
     *(Field(key, "", "a whole number > 0", lambda v: is_whole(v, 10**9), needed=False) for key in _SHRUNK[1:]),
     Field("coarsen", "", "a number > 0", is_number, needed=False),
@@ -125,7 +127,7 @@ _TRAINERS = "a list of names of trainers"
 STUDY = (
     *RECIPE[:4],
     Field("configuration", "that of the plans, or one made smaller", "an object", lambda v: isinstance(v, dict)),
-    DEMO_PART[1],
+    TRAINING,
     Field("seeds", "the first for all trainers", "a list of whole numbers", _are_seeds),
     Field("pairs", "control last: the difference of each is a row of the table", "a list of pairs of names of trainers",
           lambda v: isinstance(v, list) and bool(v) and all(_are_trainers(p) and len(p) == 2 for p in v)),
@@ -161,7 +163,7 @@ def check_study(recipe: Mapping[str, Any]) -> None:
     """Raises ValueError for what is not a recipe of `nnunet-mamba study`."""
     what = f"recipe {_short(recipe.get('name', '?'))}"
     _check(recipe, STUDY, what, "not a recipe for a study")
-    _check_part(recipe["configuration"], f"{what}: configuration", [f for f in DEMO_PART if f.key != "training"])
+    _check_part(recipe["configuration"], f"{what}: configuration", SIZE)
     named = {name for pair in recipe["pairs"] for name in pair} | set(recipe.get("others", ()))
     strangers = [name for name in recipe.get("repeated", ()) if name not in named]
     if strangers:
@@ -173,7 +175,7 @@ def check_demo(recipe: Mapping[str, Any]) -> None:
     what = f"recipe {_short(recipe.get('name', '?'))}"
     _check(recipe, DEMO, what, "not a recipe for the demo")
     for part in ("cpu", "gpu"):
-        _check_part(recipe[part], f"{what}: {part}", DEMO_PART)
+        _check_part(recipe[part], f"{what}: {part}", (*SIZE, TRAINING))
 
 
 def _check_part(part: Mapping[str, Any], what: str, fields: Sequence[Field]) -> None:

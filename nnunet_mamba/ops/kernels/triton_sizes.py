@@ -57,3 +57,12 @@ def parts(orders: int, batch: int, length: int, channels: int) -> tuple[int, int
     if orders * batch * elements <= PART:
         return orders, batch
     return 1, min(batch, max(1, PART // elements))
+
+
+def slices_of_parts(orders: int, batch: int, length: int, channels: int) -> tuple[list[slice], list[slice]]:
+    """`parts` as slices of the orders and of the batch"""
+    together, samples = parts(orders, batch, length, channels)
+    return (
+        [slice(k, k + together) for k in range(0, orders, together)],
+        [slice(b, b + samples) for b in range(0, batch, samples)],
+    )

@@ -60,7 +60,7 @@ def forward(
         return y, states
     with support.launching(x):
         packed = _Packed.of(x, orders, n_slices, weights)
-        groups, samples = _parts(x, len(orders))
+        groups, samples = sizes.slices_of_parts(len(orders), *x.shape)
         for part in samples:
             x_, z_ = _rows(x[part]), _rows(z[part])
             partial = x_.new_empty(x_.shape, dtype=states.dtype) if packed.needs_sum else None
@@ -87,7 +87,7 @@ def backward(
     acc = states.dtype
     with support.launching(x):
         packed = _Packed.of(x, orders, n_slices, weights)
-        groups, samples = _parts(x, len(orders))
+        groups, samples = sizes.slices_of_parts(len(orders), *x.shape)
         totals: list[tuple[Tensor, ...]] = []
         for part in samples:
             grad_, x_, z_ = grad_y[part].contiguous(), _rows(x[part]), _rows(z[part])
@@ -320,12 +320,3 @@ def _operand_dtype(dtype: torch.dtype) -> torch.dtype:
 def _rows(x: Tensor) -> Tensor:
     """x (b l e), copied only if its channels are not adjacent"""
     return x if x.stride(2) == 1 else x.contiguous()
-
-
-def _parts(x: Tensor, n_orders: int) -> tuple[list[slice], list[slice]]:
-    """Slices of the orders and of the batch"""
-    together, samples = sizes.parts(n_orders, *x.shape)
-    return (
-        [slice(k, k + together) for k in range(0, n_orders, together)],
-        [slice(b, b + samples) for b in range(0, len(x), samples)],
-    )

@@ -63,7 +63,7 @@ def forward(
         return y, states
     with support.launching(xBC):
         packed = _Packed.of(weights, d_state, n_groups, orders, n_slices, acc)
-        groups, samples = _parts(xBC, len(orders))
+        groups, samples = triton_sizes.slices_of_parts(len(orders), *xBC.shape)
         running = None if y.dtype == acc else y.new_empty((samples[0].stop, length, e), dtype=acc)
         for part in samples:
             partial = y[part] if running is None else running[: len(y[part])]
@@ -94,7 +94,7 @@ def backward(
     acc = states.dtype
     with support.launching(xBC):
         packed = _Packed.of(weights, d_state, n_groups, orders, n_slices, acc)
-        groups, samples = _parts(xBC, len(orders))
+        groups, samples = triton_sizes.slices_of_parts(len(orders), *xBC.shape)
         totals: list[tuple[Tensor, ...]] = []
         is_one_pass = len(orders) == 1
         is_rounded = grad_xBC.dtype != acc and not is_one_pass
@@ -245,12 +245,3 @@ class _Packed:
             grad_taps.transpose(1, 2).clone(memory_format=torch.contiguous_format), grad_conv_bias.clone(),
             grad_dt_bias, grad_A, grad_D,
         )  # fmt: skip
-
-
-def _parts(xBC: Tensor, n_orders: int) -> tuple[list[slice], list[slice]]:
-    """Slices of the orders and of the batch"""
-    together, samples = triton_sizes.parts(n_orders, *xBC.shape)
-    return (
-        [slice(k, k + together) for k in range(0, n_orders, together)],
-        [slice(b, b + samples) for b in range(0, len(xBC), samples)],
-    )

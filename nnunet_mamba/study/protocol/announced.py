@@ -16,8 +16,8 @@ from nnunet_mamba.nnunet_folders import Dataset
 from nnunet_mamba.study.crossval.commands import StockCommands, environment, find_command
 from nnunet_mamba.study.protocol import pairs
 from nnunet_mamba.study.protocol.preparation import PLANS, Preparation
+from nnunet_mamba.trainers import seeding
 
-SEED = "nnUNet_mamba_seed"
 RESULTS = "nnUNet_results"
 
 
@@ -39,7 +39,7 @@ class Announced:
         failed = 0
         for seed in seeds:
             print(f"\nSeed {seed}: {len(self.trainers(seed))} trainers, results in {self.folder(seed)}", flush=True)
-            variables = {SEED: str(seed), RESULTS: str(self.folder(seed) / RESULTS)}
+            variables = {seeding.VARIABLE: str(seed), RESULTS: str(self.folder(seed) / RESULTS)}
             done = subprocess.run(self.command(seed), env={**os.environ, **variables}, check=False)
             failed = failed or done.returncode
         self.report()
