@@ -38,7 +38,7 @@ SPILLED = {"outputs": 40, "again": 120}
 """Bytes of a thread that the limit on its registers may push out (`triton_scan.REGISTERS`)"""
 SPILLED_TOO = {
     ("adjoints", "sm_80"): 120, ("outputs", "float32"): 192, ("", "float64"): 48,
-    ("ssd", "bfloat16"): 80, ("ssd", "float16"): 400, ("ssd", "float32"): 640, ("ssd", "float64"): 512,
+    ("ssd", "bfloat16"): 80, ("ssd", "float16"): 400, ("ssd", "float32"): 704, ("ssd", "float64"): 544,
 }  # fmt: skip
 """For an A100, for which decays are kept that others compute again; where the limit meets Triton 3.3; in tests' dtype;
 Mamba-2's products: of half precision by Triton 3.3 with 128 states, else in single and double only"""
@@ -131,15 +131,30 @@ def _check_counts(kernels: dict[str, dict[str, Any]], version: str) -> None:
             assert row[key] <= allowed, f"{name}: {key} {row[key]}, allowed {allowed:g}"
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+ALWAYS = [("installed", "sm_90", "bfloat16"), ("installed", "sm_90", "float32")]
+
+
+@pytest.mark.parametrize("dtype", [dtype for _, _, dtype in ALWAYS])
 def test_every_kernel_compiles_as_meant(table: Callable[..., dict], dtype: str) -> None:
     _check_quality(table("sm_90", dtype), "sm_90", dtype)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("dtype", compiled.SHORT)
-@pytest.mark.parametrize("target", compiled.TARGETS)
-@pytest.mark.parametrize("version", ["oldest", "installed"])
+def _cell(version: str, target: str, dtype: str) -> Any:
+    """What people train in, for every target; of the rest one target here, the others before a release"""
+    common = dtype == "bfloat16" or (dtype == "float32" and version == "installed") or target == "sm_90"
+    return pytest.param(version, target, dtype, marks=pytest.mark.slow if common else pytest.mark.long)
+
+
+@pytest.mark.parametrize(
+    ("version", "target", "dtype"),
+    [
+        _cell(version, target, dtype)
+        for version in ("oldest", "installed")
+        for target in compiled.TARGETS
+        for dtype in compiled.SHORT
+        if (version, target, dtype) not in ALWAYS
+    ],
+)
 def test_every_kernel_compiles_as_meant_everywhere(
     table: Callable[..., dict], request: pytest.FixtureRequest, version: str, target: str, dtype: str
 ) -> None:
