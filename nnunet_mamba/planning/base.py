@@ -26,6 +26,8 @@ STOCK_PLANS = "nnUNetPlans"
 STOCK_PREPROCESSOR = "DefaultPreprocessor"
 FEWEST_STAGES = 3
 """With two there is one output, whose weight nnU-Net's deep supervision sets to zero: its loss is then not a number."""
+SMALLEST_EDGE = 4
+"""Of a patch: nnU-Net's Gaussian blur pads by three voxels of the patch itself, and fails on a shorter axis"""
 SURELY = 2.0
 """Where a similar topology's patch-dependent memory exceeds the budget by this factor, the patch is not traced."""
 
@@ -87,7 +89,7 @@ class nnUNetPlannerMamba(ExperimentPlanner):
         self.UNet_reference_val_2d = self.UNet_reference_val_3d = size  # type: ignore[assignment]  (it says int)
         self.UNet_reference_val_corresp_GB = self.UNet_vram_target_GB
         self.UNet_reference_val_corresp_bs_2d = self.UNet_reference_val_corresp_bs_3d = self.UNet_min_batch_size
-        self._smallest = math.inf
+        self._smallest, self._first_edge = math.inf, math.inf
 
     @classmethod
     def default_plans_name(cls) -> str:
@@ -142,7 +144,7 @@ class nnUNetPlannerMamba(ExperimentPlanner):
 
     def get_plans_for_configuration(self, *args: Any, **kwargs: Any) -> dict:
         """nnU-Net's configuration with our network in it."""
-        self._smallest = math.inf
+        self._smallest, self._first_edge = math.inf, math.inf
         plan = super().get_plans_for_configuration(*args, **kwargs)
         plan["architecture"] = architecture_for(self.mamba_network, plan["architecture"], plan["patch_size"])
         return plan
@@ -162,7 +164,10 @@ class nnUNetPlannerMamba(ExperimentPlanner):
         estimate for the batch. Memory has a part that does not grow with the batch, so for a patch that fits the
         estimate is the budget's share of as many samples as do fit.
         """
-        if arch_kwargs["n_stages"] < FEWEST_STAGES and self._smallest < math.inf:
+        if self._first_edge == math.inf:  # nnU-Net begins with the largest patch, and only shrinks it
+            self._first_edge = min(patch_size)
+        too_small = arch_kwargs["n_stages"] < FEWEST_STAGES or min(patch_size) < min(SMALLEST_EDGE, self._first_edge)
+        if too_small and self._smallest < math.inf:
             raise BudgetTooSmallError(self._smallest)
         growing = self._growing_at_least(patch_size)
         if growing > SURELY * self.budget:

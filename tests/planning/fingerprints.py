@@ -12,7 +12,8 @@ import SimpleITK as sitk
 
 DATASET = "Dataset321_Planned"
 SHAPES = {"isotropic": ([60, 70, 50], [1, 1, 1]), "anisotropic": ([24, 160, 160], [4, 0.5, 0.5]),
-          "large": ([300, 300, 300], [1, 1, 1]), "2d": ([1, 120, 100], [999, 1, 1])}  # fmt: skip
+          "large": ([300, 300, 300], [1, 1, 1]), "2d": ([1, 120, 100], [999, 1, 1]),
+          "thin": ([20, 320, 320], [3.6, 0.6, 0.6])}  # fmt: skip
 
 
 def write_dataset(

@@ -62,6 +62,7 @@ def _check(manager: PlansManager, name: str, channels: int) -> None:
     architecture = chosen.configuration["architecture"]
     stride = total_stride(architecture["arch_kwargs"]["strides"])
     assert chosen.batch_size >= 2
+    assert min(chosen.patch_size) >= 4, "nnU-Net's Gaussian blur fails on less"
     assert all(p % s == 0 for p, s in zip(chosen.patch_size, stride, strict=True))
     estimate = architecture_memory(architecture, channels, 2, chosen.patch_size)
     assert estimate.peak(chosen.batch_size, chosen.patch_size) <= budget_bytes(SMALLEST_BUDGET)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunet_mamba import planning
 from nnunet_mamba.benchmarks import memory as benchmark
 from nnunet_mamba.planning import nnUNetPlannerSegMamba, nnUNetPlannerSegMambaNoMamba, nnUNetPlannerUMambaBot
+from nnunet_mamba.planning.base import nnUNetPlannerMamba
 from nnunet_mamba.planning.estimate import architecture_memory, budget_bytes, card_gigabytes
+from nnunet_mamba.planning.memory.training_step import Moment, StepMemory
 from tests.planning.fingerprints import DATASET, SHAPES, write_dataset
 
 
@@ -142,6 +145,23 @@ def test_low_resolution_and_cascade_are_planned_and_plans_fill_the_budget(
             assert 0.6 < memory.peak(chosen.batch_size, chosen.patch_size) / budget_bytes(target) <= 1, name
             sizes.append(chosen.batch_size * np.prod(chosen.patch_size))
     assert all(small < large for small, large in zip(sizes[:3], sizes[3:], strict=True))
+
+
+def test_no_axis_of_a_patch_becomes_too_short_for_the_augmentation(dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """nnU-Net's Gaussian blur fails on patches of three slices: "Padding size should be less than ..." """
+    folder = dataset("thin")
+    monkeypatch.setattr(nnUNetPlannerUMambaBot, "_trace", _kilobytes_a_voxel)
+    with pytest.raises(ValueError, match="The smallest that works is") as caught:
+        _plan(nnUNetPlannerUMambaBot, folder, gpu_memory_target_in_gb=0.15)
+    smallest = float(str(caught.value).split()[-1])
+    manager = _plan(nnUNetPlannerUMambaBot, folder, gpu_memory_target_in_gb=smallest)
+    assert min(manager.get_configuration("3d_fullres").patch_size) == 4
+
+
+def _kilobytes_a_voxel(
+    planner: nnUNetPlannerMamba, architecture: dict[str, Any], patch_size: Sequence[int]
+) -> StepMemory:
+    return StepMemory((Moment(1e8, 3000),), int(np.prod(patch_size)), len(patch_size))
 
 
 @pytest.mark.parametrize("kind", ["isotropic", pytest.param("large", marks=pytest.mark.slow), "2d"])
