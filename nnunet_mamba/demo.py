@@ -26,6 +26,11 @@ from nnunet_mamba.whole_files import read_object
 
 FOLDS = range(5)
 NETWORK_TRAINERS = ("nnUNetTrainer", "nnUNetTrainerSegMamba")
+CLOSING = """\
+What this shows: nnU-Net's commands train, choose and predict with a Mamba network on this machine, and even so short a
+training finds a small structure in cases it has not seen. What it does not show: which network is better. That takes
+more cases, converged trainings and a control: docs/case-studies/hippocampus.md, or for your own data
+    nnunet-mamba crossval -d DATASET -tr nnUNetTrainerSegMamba nnUNetTrainerSegMambaNoMamba nnUNetTrainer"""
 
 
 @dataclass(frozen=True)
@@ -41,10 +46,7 @@ class Demo:
     def run(self) -> int:
         """0, or 1 when a training failed. Raises CommandFailedError for another of nnU-Net's commands."""
         self.out.mkdir(parents=True, exist_ok=True)
-        print(
-            f"nnU-Net with SegMamba on {self.dataset}, device {self.device}, everything under {self.out}\n"
-            "A run of this length shows that all parts work together; it says nothing about which network is better."
-        )
+        print(f"nnU-Net with SegMamba on {self.dataset}, device {self.device}, everything under {self.out}", flush=True)
         Preparation(self.source, self.dataset, self.commands, self.size, self.recipe["name"]).run()
         failed = run_study(self.study)
         if not failed:
@@ -101,6 +103,7 @@ class Demo:
             picture,
         )
         print(f"\nPicture of {shown}, prediction against truth: {picture}\nPredictions: {final}")
+        print(f"\n{CLOSING}")
 
     def _unseen_scores(self) -> dict[str, float]:
         """Mean foreground Dice per unseen case."""
