@@ -11,9 +11,10 @@ WARM_UP, HIGHEST, LOWEST = 10, 1e-4, 1e-6
 
 
 class CosineWithWarmUp:
-    """Linear from highest / warm_up to `highest` over `warm_up` epochs, then half a cosine to `lowest` in the last.
+    """Linear from highest / warm_up to `highest` over `warm_up` epochs, then half a cosine down to `lowest`.
 
-    Loshchilov & Hutter 2017 (SGDR), section 3, one cycle; warm-up as Goyal et al. 2017, section 2.2.
+    It would be reached in an epoch after the last one: at a rate of nearly nothing, a training of four epochs learns
+    in three. Loshchilov & Hutter 2017 (SGDR), section 3, one cycle; warm-up as Goyal et al. 2017, section 2.2.
     """
 
     def __init__(
@@ -27,7 +28,7 @@ class CosineWithWarmUp:
         """Learning rate of an epoch, counted from 0"""
         if epoch < self.warm_up:
             return self.highest * (epoch + 1) / self.warm_up
-        share = (epoch - self.warm_up + 1) / max(1, self.epochs - self.warm_up)
+        share = (epoch - self.warm_up + 1) / (self.epochs - self.warm_up + 1)
         return self.lowest + (self.highest - self.lowest) * (1 + math.cos(math.pi * min(1.0, share))) / 2
 
     def step(self, epoch: int) -> None:

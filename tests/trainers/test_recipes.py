@@ -39,11 +39,12 @@ def test_cosine_with_warm_up() -> None:
     assert rates[0] == pytest.approx(1e-5)
     assert rates[9] == max(rates) == pytest.approx(1e-4)
     assert np.allclose(np.diff(rates[:10]), 1e-5)
-    assert rates[9 + 495] == pytest.approx((1e-4 + 1e-6) / 2, rel=1e-3)  # the middle of the cosine
-    assert rates[-1] == pytest.approx(1e-6)
+    assert rates[9 + 495] == pytest.approx((1e-4 + 1e-6) / 2, rel=2e-3)  # the middle of the cosine
+    assert rates[-1] == pytest.approx(1e-6, rel=1e-3)
     assert all(a > b for a, b in itertools.pairwise(rates[9:]))
     short = _rates(CosineWithWarmUp(_optimizer(), 1e-4, 4), 4)
     assert short.index(max(short)) == 1
+    assert short[-1] > 0.2 * max(short), "the last epoch still learns"
     assert _rates(CosineWithWarmUp(_optimizer(), 1e-4, 1), 1) == [1e-4]
 
 
