@@ -15,6 +15,7 @@ import matplotlib
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
+import pandas as pd
 import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
@@ -291,7 +292,37 @@ def _text(
     axes.text(x, y, text, ha="center", va="center", fontsize=size, fontweight=weight, color=color, zorder=5)
 
 
-PICTURES: dict[str, Callable[[], Figure]] = {"scan-orders.svg": scan_orders, "overview.svg": overview}
+# --------------------------------------------------------------------------------------------------- learning curves
+
+RECIPES = {
+    "": ("nnU-Net's SGD", LINE),
+    "_AdamW_lr3e-3": ("AdamW at 3e-3", BLUE),
+    "_AdamW_lr3e-3_NoMirroring": ("AdamW at 3e-3, no mirroring", ORANGE),
+}
+NETWORKS = {"nnUNetTrainer": ("nnU-Net's U-Net", "-"), "nnUNetTrainerSegMamba": ("SegMamba", "--")}
+
+
+def learning_curves() -> Figure:
+    """Mean pseudo Dice after each epoch of the trainings in learning-curves.csv."""
+    found = pd.read_csv(FOLDER / "learning-curves.csv", keep_default_na=False)
+    figure, axes = plt.subplots(figsize=(WIDTH, 3.4), layout="constrained")
+    for (trainer, recipe), rows in found.groupby(["trainer", "recipe"], sort=False):
+        (network, style), (label, colour) = NETWORKS[str(trainer)], RECIPES[str(recipe)]
+        axes.plot(
+            rows["iterations"], rows["pseudo_dice"], style, color=colour, label=f"{label}: {network}", marker="o", ms=3
+        )
+    axes.set(xlabel="iterations", ylabel="mean pseudo Dice of fold 0", ylim=(-0.02, 0.9), xlim=(0, None))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color=GREY)
+    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return figure
+
+
+PICTURES: dict[str, Callable[[], Figure]] = {
+    "scan-orders.svg": scan_orders,
+    "overview.svg": overview,
+    "learning-curves.svg": learning_curves,
+}
 
 if __name__ == "__main__":
     main()
