@@ -50,7 +50,7 @@ from nnunetv2.preprocessing.resampling import default_resampling
 from nnunetv2.run import run_training
 from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
-from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class, nnUNetDatasetBlosc2
 from nnunetv2.training.logging.nnunet_logger import LocalLogger, MetaLogger
 from nnunetv2.training.loss.compound_losses import DC_and_BCE_loss, DC_and_CE_loss
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
@@ -1019,6 +1019,56 @@ def test_a_preprocessed_case(tmp_path: Path) -> None:
     assert (tmp_path / "case.pkl").is_file()
     chosen = PlansManager(stock_plans()).get_configuration("3d_fullres")
     assert chosen.data_identifier == "nnUNetPlans_3d", "the folder that they are in"
+
+
+@reliance
+def test_passes_go_through_the_window_as_channels() -> None:
+    seen: list[torch.Tensor] = []
+
+    def network(x: torch.Tensor) -> torch.Tensor:
+        seen.append(x.clone())
+        return x.clone()
+
+    image = torch.arange(24.0).reshape(1, 1, 2, 3, 4)
+    predictor = SimpleNamespace(allowed_mirroring_axes=(0, 2), use_mirroring=True, network=network)
+    nnUNetPredictor._internal_maybe_mirror_and_predict(predictor, image)
+    expected = [image, *(torch.flip(image, axes) for axes in ((2,), (4,), (2, 4)))]
+    assert all(torch.equal(a, b) for a, b in zip(seen, expected, strict=True))
+    text = text_of(nnUNetPredictor._internal_predict_sliding_window_return_logits)
+    assert text.count("label_manager") == text.count("self.label_manager.num_segmentation_heads") == 1
+    assert "predicted_logits[sl] += prediction" in text
+
+
+@reliance
+def test_a_window_per_fold() -> None:
+    predictor = SimpleNamespace(list_of_parameters=[{}, {}, {}], network=Mock(), verbose=False)
+    predictor.predict_sliding_window_return_logits = Mock(side_effect=[torch.full((1,), v) for v in (1.0, 2.0, 6.0)])
+    found = nnUNetPredictor.predict_logits_from_preprocessed_data(predictor, torch.zeros(1))
+    assert predictor.predict_sliding_window_return_logits.call_count == 3
+    assert found.item() == 3.0
+
+
+@reliance
+def test_a_case_is_loaded_from_its_folder(tmp_path: Path) -> None:
+    image, seg = np.ones((1, 3, 4, 5), np.float32), np.zeros((1, 3, 4, 5), np.int8)
+    size = {"chunks": image.shape, "blocks": image.shape, "chunks_seg": seg.shape, "blocks_seg": seg.shape}
+    nnUNetDatasetBlosc2.save_case(image, seg, {"spacing": [1, 1, 1]}, str(tmp_path / "case"), **size)
+    kind = infer_dataset_class(str(tmp_path))
+    data, labels, before, properties = kind(str(tmp_path), ["case"]).load_case("case")
+    assert (data[:] == 1).all()
+    assert labels[:].shape == seg.shape
+    assert before is None
+    assert properties == {"spacing": [1, 1, 1]}
+
+
+@reliance
+def test_properties_that_bring_a_map_to_the_image() -> None:
+    text = text_of(export_prediction.convert_predicted_logits_to_segmentation_with_correct_shape)
+    for name in ("spacing", "shape_after_cropping_and_before_resampling", "shape_before_cropping",
+                 "bbox_used_for_cropping"):  # fmt: skip
+        assert f"properties_dict['{name}']" in text
+    assert "[spacing_transposed[0], *configuration_manager.spacing]" in text
+    assert "transpose_backward" in text
 
 
 # ----------------------------------------------------------------------------------------------------- splits

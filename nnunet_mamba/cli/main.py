@@ -26,6 +26,7 @@ VERBS = {
     "evaluate": "score predictions: overlap, distances, centre lines, lesions, per label or region",
     "postprocess": "choose a model's minimum component sizes on its cross-validation, and apply them",
     "calibrate": "choose a model's thresholds on its cross-validation, and use them in its predictions",
+    "trust": "learn on a model's cross-validation which predictions to look at, and how sure its probabilities are",
     "export": "write a trained model as ONNX files, checked in onnxruntime, for runtimes without torch and nnU-Net",
     "bench": "compare our operators and networks with other implementations, each checked against the reference",
 }
