@@ -163,11 +163,10 @@ class Stored:
                 _number(content["failure_below_dice"]), content["chosen"],
                 {n: None if m["limit"] is None else _number(m["limit"]) for n, m in measures.items()},
                 {n: [_number(v) for v in m["validation"]] for n, m in measures.items()},
-                content["better_than_chance"],
+                _flag(content["better_than_chance"]),
                 None if content["temperature"] is None else _number(content["temperature"]),
             )  # fmt: skip
             known = found.members in (PASSES, MODELS, ONE) and set(measures) <= set(TITLES)
-            known &= isinstance(found.evidence, bool)
             if not known or found.chosen not in measures or not all(found.validation.values()):
                 raise ValueError("unknown names, or no value")
             if len(found.models) != models:
@@ -181,6 +180,12 @@ def _number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise ValueError(f"{value!r} is no number")
     return float(value)
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{value!r} is neither true nor false")
+    return value
 
 
 def _estimate(e: Estimate) -> dict[str, float | None]:
