@@ -94,6 +94,8 @@ def _members(outcome: Outcome) -> str:
 
 def _catches(outcome: Outcome) -> str:
     """Of the limit; told also where it is not used, which it explains"""
+    if not outcome.catch.failures:
+        return str(outcome.catch)
     what = "that catches" if outcome.evidence else "a limit all the same would have caught"
     return f"{what}, on cases held out, {outcome.catch}"
 

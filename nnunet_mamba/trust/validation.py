@@ -101,8 +101,6 @@ class Validation:
 
         Raises ValueError naming what is missing or damaged.
         """
-        if not folds:
-            raise ValueError(f"{self.model.folder.path}: no fold has finished its validation")
         if self._configuration.get("previous_stage") is not None:
             raise ValueError(f"{self.model.model.configuration} is the second stage of a cascade, which is not judged")
         todo: dict[str, list[tuple[ValidationCase, str]]] = {}
@@ -260,6 +258,10 @@ def load_predictor(folder: ModelFolder, fold: str, device: torch.device) -> Memb
 
 def same_validation(model: ValidatedModel, folders: Sequence[ModelFolder], folds: Sequence[str]) -> None:
     """Raises ValueError for a model that lacks a fold, saw a validation case of another, or is a copy of another."""
+    if not folds:
+        there = "; ".join(f"{f.path}: {' '.join(f.finished_folds()) or 'none'}" for f in folders)
+        raise ValueError(f"no fold has finished its validation{' in all models' if len(folders) > 1 else ''}. {there}")
+    model.predictions(folds)  # refuses a fold `all` and folds without validation
     ending = model.dataset_json["file_ending"]
 
     def names(folder: ModelFolder, fold: str) -> list[str]:
