@@ -65,8 +65,8 @@ def test_random_rankings_are_chance() -> None:
     dice = random.uniform(0.3, 1, 60)
     found = [ranking.aurc(random.permutation(60).astype(float), 1 - dice) for _ in range(400)]
     assert np.mean(found) == pytest.approx(float((1 - dice).mean()), abs=0.01)
-    mistaken = sum(ranking.rank(random.uniform(size=60), dice).beats_chance for _ in range(20))
-    assert mistaken <= 3
+    mistaken = sum(ranking.rank(random.uniform(size=60), dice).beats_chance for _ in range(8))
+    assert mistaken <= 2
 
 
 def test_the_correlation_is_scipys_and_its_interval_holds_the_truth() -> None:
@@ -75,12 +75,12 @@ def test_the_correlation_is_scipys_and_its_interval_holds_the_truth() -> None:
     seen = truth + random.normal(size=20_000)
     of_all = float(stats.spearmanr(truth, seen).statistic)
     inside = 0
-    for start in range(0, 20_000, 1000):
+    for start in range(0, 20_000, 2000):
         part = slice(start, start + 50)
         found = ranking.rank(-seen[part], truth[part]).correlation
         assert found.value == pytest.approx(float(stats.spearmanr(seen[part], truth[part]).statistic))
         inside += found.low <= of_all <= found.high
-    assert inside >= 16, "of 20 intervals of 95 %"
+    assert inside >= 8, "of 10 intervals of 95 %"
 
 
 def test_cases_all_alike_have_no_ranking() -> None:

@@ -159,6 +159,7 @@ def test_what_is_done_is_not_done_again(
     assert len(predicted) == 13
 
 
+@pytest.mark.slow
 def test_several_models(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Other trainers and other seeds: their networks are the members, their mean is what is judged"""
     small.write_cases(root)
@@ -188,6 +189,7 @@ def test_several_models(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
         case_trust(model, networks[0])
 
 
+@pytest.mark.slow
 def test_regions_and_an_ignore_label(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     small.write_cases(root, small.REGIONS)
     model = small.write_model(root / "nnUNet_results", labels=small.REGIONS, mirroring=None)
