@@ -16,7 +16,8 @@ RANK = {
     "blocks": 1, "planning.memory": 1, "datasets": 1, "architectures": 2,
     "planning": 3, "released": 3, "trainers": 3, "study.evaluation": 3,
     "study.calibration": 4, "study.crossval": 4, "study.comparison": 4, "discovery": 4, "benchmarks": 4,
-    "study.protocol": 5, "trust": 5, "demo": 6, "doctor": 6, "export": 6, "cli": 7, "calibration": 7,
+    "metrics": 4, "study.protocol": 5, "trust": 5, "demo": 6, "doctor": 6, "export": 6, "prediction": 7, "cli": 8,
+    "calibration": 8,
 }  # fmt: skip
 WITHOUT_NNUNET = (
     "names",

@@ -21,6 +21,7 @@ VERBS = {
     "plan-from-recipe": "merge what a paper or report used into a dataset's plans, checked, with a preview",
     "sweep": "derive, list and run a grid of patch, batch, oversampling, learning rate and loss",
     "crossval": "cross-validate several models through nnU-Net's commands, here or on a cluster, and compare them",
+    "predict": "label new scans (NIfTI, NRRD, DICOM, ...) with a trained model or a zip of one, in one line",
     "study": "run a study as its recipe announces it: networks against their controls, several seeds, one table",
     "compare": "compare models on the same cases: intervals, tests, costs and pictures, as a page to send",
     "evaluate": "score predictions: overlap, distances, centre lines, lesions, per label or region",

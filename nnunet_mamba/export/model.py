@@ -103,11 +103,15 @@ class TrainedModel:
         path = self.folder.fold(fold).path / self.checkpoint
         network = self._build()
         try:
-            network.load_state_dict(_weights(read_checkpoint(path)))
+            network.load_state_dict(self.weights(fold))
         except RuntimeError as error:
             line = str(error).strip().splitlines()[1:2] or [str(error)]
             raise ValueError(f"{path}: does not fit the network of {self.folder.plans}: {line[0].strip()}") from None
         return network.float().eval()
+
+    def weights(self, fold: str) -> dict[str, Tensor]:
+        """Of a fold, as they are stored. Raises ValueError for a file that is no checkpoint."""
+        return _weights(read_checkpoint(self.folder.fold(fold).path / self.checkpoint))
 
     def _build(self) -> nn.Module:
         try:

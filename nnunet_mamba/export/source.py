@@ -17,8 +17,12 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from nnunet_mamba.nnunet_folders import DATASET_JSON, PLANS_JSON, ModelFolder, models_in
 
-NEXT_TO_PLANS = (PLANS_JSON, DATASET_JSON, "thresholds.json", "minimum_size.json")
+NEXT_TO_PLANS = (
+    PLANS_JSON, DATASET_JSON, "dataset_fingerprint.json", "thresholds.json", "minimum_size.json", "model_card.json",
+)  # fmt: skip
 POSTPROCESSING = "postprocessing.json"
+OF_A_FOLD = (POSTPROCESSING, "debug.json")
+SUMMARY = PurePosixPath("validation/summary.json")
 SHOWN = 5
 
 
@@ -37,7 +41,7 @@ def open_model(path: Path, name: str | None, checkpoint: str) -> Iterator[ModelF
     elif not zipfile.is_zipfile(path):
         raise ValueError(f"{path}: {_no_zip(path)}; give nnU-Net's folder of a model, or a zip of one")
     else:
-        with tempfile.TemporaryDirectory(prefix="nnunet_mamba_export_") as place:
+        with tempfile.TemporaryDirectory(prefix="nnunet_mamba_model_") as place:
             yield _unpacked(path, name, checkpoint, Path(place))
 
 
@@ -115,4 +119,6 @@ def _choose(path: Path, names: Sequence[str], wanted: str | None) -> PurePosixPa
 def _is_needed(entry: PurePosixPath, model: PurePosixPath, checkpoint: str) -> bool:
     if entry.parent == model:
         return entry.name in NEXT_TO_PLANS
-    return entry.parent.parent == model and entry.name in (checkpoint, POSTPROCESSING)
+    if entry.parent.parent == model:
+        return entry.name in (checkpoint, *OF_A_FOLD)
+    return entry.parent.parent.parent == model and entry.relative_to(entry.parents[1]) == SUMMARY

@@ -24,21 +24,23 @@ WINDOW = (0.5, 99.5)
 
 @dataclass(frozen=True)
 class ViewedCase:
-    """Files of one case. image: None where there is none to show."""
+    """Files of one case. image, truth: None where there is none to show."""
 
     name: str
     image: Path | None
-    truth: Path
+    truth: Path | None
     predictions: Mapping[str, Path]
 
 
 def encode(case: ViewedCase) -> dict[str, Any]:
     """JSON of the viewer: sizes along x y z (to the patient's left, back, head), mm per voxel, mosaics as PNG.
 
-    values: label values, each at the place that stands for it in the mosaics; 0 at places that do not occur.
+    values: label values, each at the place that stands for it in the mosaics; 0 at places that do not occur. truth:
+    None where there is none.
     """
-    truth = _oriented(case.truth)
-    grid = _grid(truth, [_oriented(p) for p in case.predictions.values()])
+    predicted = [_oriented(p) for p in case.predictions.values()]
+    truth = predicted[0] if case.truth is None else _oriented(case.truth)
+    grid = _grid(truth, predicted)
     labels = {
         name: _resampled(_oriented(path), grid, sitk.sitkNearestNeighbor) for name, path in case.predictions.items()
     }
@@ -58,7 +60,7 @@ def encode(case: ViewedCase) -> dict[str, Any]:
         "mm": grid.GetSpacing()[0],
         "image": _mosaic(gray, columns),
         "values": values,
-        "truth": _mosaic(true, columns),
+        "truth": None if case.truth is None else _mosaic(true, columns),
         "predictions": {name: _mosaic(volume, columns) for name, volume in zip(labels, coded, strict=True)},
     }
 

@@ -1,7 +1,8 @@
-"""A picture of one case: prediction against truth in three planes."""
+"""A picture of one case: prediction against truth, or alone, in three planes."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import matplotlib
@@ -13,14 +14,18 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 PLANES = ("axial", "coronal", "sagittal")
+EMPTY: Mapping[int, str] = {}
 
 
-def draw_overlay(image: Path, truth: Path, prediction: Path, target: Path) -> None:
+def draw_overlay(
+    image: Path, truth: Path | None, prediction: Path, target: Path, title: str = "", names: Mapping[int, str] = EMPTY
+) -> None:
     """Write a PNG: the three planes through the truth's densest point, truth filled, prediction outlined.
 
-    image, truth, prediction: volumes on one grid (z y x). Raises ValueError when their shapes differ.
+    image, truth, prediction: volumes on one grid (z y x); without a truth the prediction is filled too. names: of label
+    values. Raises ValueError when their shapes differ.
     """
-    volume, labels, predicted = (sitk.ReadImage(str(path)) for path in (image, truth, prediction))
+    volume, labels, predicted = (_oriented(path) for path in (image, truth or prediction, prediction))
     spacing = volume.GetSpacing()[::-1]  # z y x, mm
     voxels, reference, guess = (sitk.GetArrayFromImage(v) for v in (volume, labels, predicted))
     reference, guess = np.rint(reference), np.rint(guess)  # as they are scored
@@ -45,11 +50,22 @@ def draw_overlay(image: Path, truth: Path, prediction: Path, target: Path) -> No
                 _outline(ax, np.take(guess, index, axis) == value, color)
             ax.set_title(f"{plane}, slice {index}")
             ax.set_axis_off()
-        handles = [Line2D([], [], color=color, lw=2, label=f"label {value}") for value, color in colors.items()]
+        handles = [
+            Line2D([], [], color=color, lw=2, label=names.get(value, f"label {value}"))
+            for value, color in colors.items()
+        ]
         figure.legend(handles=handles, loc="outside lower center", ncols=max(1, len(handles)), frameon=False)
-        figure.suptitle(f"{literal(prediction.name)}: truth filled, prediction outlined")
+        how = "truth filled, prediction outlined" if truth is not None else "prediction"
+        figure.suptitle(f"{literal(title or prediction.name)}: {how}")
         target.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(target, dpi=150)
+
+
+def _oriented(path: Path) -> sitk.Image:
+    """Axes so that planes have their names and look as radiologists have them: head and front up, the patient's right
+    on the left"""
+    image = sitk.ReadImage(str(path))
+    return sitk.DICOMOrient(image, "LAS") if image.GetDimension() == 3 else image
 
 
 def literal(text: str) -> str:

@@ -1,0 +1,104 @@
+"""nnU-Net's own predictor, given a model's networks, and how far it is.
+
+The steps are those of `nnUNetv2_predict`, in one process: preprocessing, sliding windows, resampling, writing. Weights
+are read without running code that a checkpoint may hold, and given to the predictor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.inference.sliding_window_prediction import compute_gaussian, compute_steps_for_sliding_window
+from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
+
+from nnunet_mamba.export.model import TrainedModel
+
+TILE_STEP_SIZE = 0.5
+Advance = Callable[[], object]
+
+
+def default_device() -> str:
+    """A GPU where torch sees one"""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def device_in_words(device: torch.device, asked: bool) -> str:
+    """asked: whether the user has chosen it"""
+    if device.type == "cuda":
+        return f"on the GPU ({torch.cuda.get_device_name(device)})"
+    why = "" if asked or torch.cuda.is_available() else ": torch sees no CUDA device"
+    return f"on the {device.type.upper()}, {torch.get_num_threads()} threads{why}"
+
+
+class Predictor:
+    """A model on a device. advance: called whenever the network has been run."""
+
+    def __init__(self, model: TrainedModel, device: torch.device, advance: Advance = lambda: None):
+        self.model, self.advance = model, advance
+        with contextlib.redirect_stdout(io.StringIO()):  # it tells people with a CPU what they have not asked
+            self._nnunet = nnUNetPredictor(tile_step_size=TILE_STEP_SIZE, device=device, allow_tqdm=False)
+        network = model.network(model.folds[0])
+        network.register_forward_hook(lambda *_: self._advance())
+        self._nnunet.manual_initialization(
+            network, model.manager, model.planned, [model.weights(fold) for fold in model.folds], model.dataset_json,
+            model.trainer, model.mirroring or None,
+        )  # fmt: skip
+        self._reader = model.manager.image_reader_writer_class()
+
+    def _advance(self) -> None:
+        self.advance()
+
+    def labels(
+        self, files: Sequence[Path], expect: Callable[[int], object] = lambda runs: None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Labels as the model's reader has its axes (mostly z y x), and the properties that its writer needs.
+
+        expect: told how often the network will be run for this case, once that is known.
+        Raises ValueError where the device's memory is not enough, and for what nnU-Net's reader refuses.
+        """
+        model = self.model
+        try:
+            preprocessor = model.planned.preprocessor_class(verbose=False)
+            data, _, properties = preprocessor.run_case(
+                [str(f) for f in files], None, model.manager, model.planned, model.dataset_json
+            )
+            data = torch.from_numpy(data).to(dtype=torch.float32, memory_format=torch.contiguous_format)
+            expect(self._runs(tuple(data.shape[1:])))
+            logits = self._nnunet.predict_logits_from_preprocessed_data(data).cpu().detach().numpy()
+            labels: Any = convert_predicted_logits_to_segmentation_with_correct_shape(
+                logits, model.manager, model.planned, model.labels, properties
+            )
+        except torch.cuda.OutOfMemoryError:
+            raise ValueError("the GPU's memory is not enough for this image; -device cpu has more") from None
+        finally:
+            compute_gaussian.cache_clear()
+        return labels, properties
+
+    def write(self, labels: np.ndarray, file: Path, properties: dict[str, Any]) -> None:
+        """By the model's writer, with the geometry of the image it was predicted from"""
+        self._reader.write_seg(labels, str(file), properties)
+
+    def runs_for(self, shape: Sequence[int], spacing: Sequence[float]) -> int:
+        """How often the network will be run for an image, at most. shape, spacing (mm): along the reader's axes"""
+        forward = self.model.manager.transpose_forward
+        size, voxel = [shape[a] for a in forward], [spacing[a] for a in forward]
+        target = list(self.model.planned.spacing)
+        target = [voxel[0]] * (3 - len(target)) + target
+        return self._runs(tuple(int(n) for n in compute_new_shape(size, voxel, target)))
+
+    def _runs(self, shape: tuple[int, ...]) -> int:
+        patch = self.model.patch
+        flat = 3 - len(patch)
+        size = [max(n, p) for n, p in zip(shape[flat:], patch, strict=True)]
+        steps = compute_steps_for_sliding_window(tuple(size), patch, TILE_STEP_SIZE)
+        windows = len(list(itertools.product(*steps))) * (shape[0] if flat else 1)
+        return windows * 2 ** len(self.model.mirroring) * len(self.model.folds)
