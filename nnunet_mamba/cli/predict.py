@@ -35,8 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fix-shear", action="store_true", help="make slightly sheared axes perpendicular")
     parser.add_argument("--plain", action="store_true", help="as nnUNetv2_predict: without thresholds and minimum "
                         "sizes that calibrate and postprocess have stored but nobody has applied")  # fmt: skip
-    parser.epilog = """Files of a model of several channels: numbered as nnU-Net does (CASE_0000.nii.gz, CASE_0001.nii.gz), with
-the channels' names in theirs, in a folder per case, or those of one case alone in the model's order.
+    parser.epilog = """
+Several channels: files that are numbered (CASE_0000.nii.gz, CASE_0001.nii.gz), or have the channels'
+names in theirs, in a folder per case or not; or those of one case alone in the model's order.
 
 Written: a label map and a picture per case, volumes.csv (ml), predictions.html (to scroll through), prediction.json.
 Interrupted, it continues. It ends with 1 if some cases failed.

@@ -71,7 +71,7 @@ def test_slices_that_make_no_volume(tmp_path: Path) -> None:
     small = write_dicom(_oblique(), tmp_path / "sizes")
     write_dicom(_oblique()[:8, :, :], tmp_path / "narrow")
     _slices(small)[3].write_bytes(_slices(tmp_path / "narrow")[3].read_bytes())
-    with pytest.raises(ValueError, match="slices of 10 x 12 and 8 x 12 voxels|slices of 8 x 12 and 10 x 12 voxels"):
+    with pytest.raises(ValueError, match="slices of 8 x 12 and 10 x 12 voxels"):
         dicom.find_series(small)
 
     straight = _oblique()
@@ -113,7 +113,7 @@ def test_a_damaged_slice(tmp_path: Path) -> None:
     folder = write_dicom(_oblique(), tmp_path / "s")
     file = _slices(folder)[4]
     file.write_bytes(file.read_bytes()[:300])
-    with pytest.raises(ValueError, match="without a readable image|no position in space"):
+    with pytest.raises(ValueError, match=r"without a readable image|no position in space"):
         dicom.find_series(folder)
 
 
