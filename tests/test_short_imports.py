@@ -50,3 +50,16 @@ def test_hints_are_shipped() -> None:
     root = Path(nnunet_mamba.__file__).parent
     assert (root / "py.typed").is_file()
     assert (root.parent / "dataset_conversion" / "py.typed").is_file()
+
+
+def test_prediction_and_metrics_cost_nothing_until_they_are_used() -> None:
+    code = (
+        "import sys, nnunet_mamba\n"
+        "assert {'predict', 'metrics'} <= set(dir(nnunet_mamba))\n"
+        "assert not {m for m in sys.modules if m.split('.')[0] in ('torch', 'numpy', 'nnunetv2', 'SimpleITK')}\n"
+        "assert nnunet_mamba.metrics.dice([[1, 0]], [[1, 1]]) == 2 / 3\n"
+        "assert callable(nnunet_mamba.predict)\n"
+        "from nnunet_mamba import metrics, predict"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -27,8 +27,10 @@ UNFINISHED = "evaluation.unfinished"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-ref", required=True, type=Path, metavar="DIR", help="reference segmentations")
-    parser.add_argument("-pred", required=True, type=Path, metavar="DIR", help="predictions, with the same file names")
+    parser.add_argument("pair", nargs="*", type=Path, metavar="FILE", help="a prediction and its reference, instead of "
+                        "two folders: their scores are printed")  # fmt: skip
+    parser.add_argument("-ref", type=Path, metavar="DIR", help="reference segmentations")
+    parser.add_argument("-pred", type=Path, metavar="DIR", help="predictions, with the same file names")
     parser.add_argument("-djfile", type=Path, metavar=DATASET_JSON, help="labels or regions; default: next to the "
                         "predictions, as nnUNetv2_predict leaves it; without one, the values found")  # fmt: skip
     parser.add_argument("-metrics", nargs="+", default=list(DEFAULT_METRICS), metavar="NAME",
@@ -44,7 +46,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--allow_missing", action="store_true", help="leave references without prediction out")
     parser.add_argument("--unknown_as_background", action="store_true", help="count label values that dataset.json "
                         "does not have as background; default: a pair with such values is not scored")  # fmt: skip
-    parser.epilog = "example: nnunet-mamba evaluate -ref labelsTs -pred OUT -metrics Dice HD95 NSD2 clDice -np 4"
+    parser.epilog = (
+        "example: nnunet-mamba evaluate -ref labelsTs -pred OUT -metrics Dice HD95 NSD2 clDice -np 4; for one pair: "
+        "nnunet-mamba evaluate prediction.nii.gz reference.nii.gz"
+    )
 
 
 def check_quickly(options: argparse.Namespace) -> None:
@@ -63,6 +68,9 @@ def check_quickly(options: argparse.Namespace) -> None:
 def run(options: argparse.Namespace) -> int:
     """Returns 0, or 2 if some pairs could not be scored. Raises ValueError for folders that do not fit together."""
     check_quickly(options)
+    if options.pair:
+        _check_pair(options)
+        return _print_pair(options)
     _check_folders(options)
     from nnunet_mamba.study.evaluation.evaluate import as_markdown, evaluate, question, report
     from nnunet_mamba.study.evaluation.kept import Kept, key_of
@@ -108,7 +116,58 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _check_pair(options: argparse.Namespace) -> None:
+    if len(options.pair) != 2:
+        raise ValueError(f"{len(options.pair)} file given; expected a prediction and its reference")
+    others = [name for name, value in (("-ref", options.ref), ("-pred", options.pred), ("-o", options.o)) if value]
+    if others:
+        raise ValueError(f"{others[0]} goes with two folders; the scores of two files are printed")
+    for path in options.pair:
+        if not path.is_file():
+            told = "a folder; give two folders by -ref and -pred" if path.is_dir() else "no such file"
+            raise ValueError(f"{path}: {told}")
+
+
+def _print_pair(options: argparse.Namespace) -> int:
+    """Scores of one prediction and its reference, label by label"""
+    from nnunet_mamba import markdown
+    from nnunet_mamba.study.evaluation import metrics
+    from nnunet_mamba.study.evaluation.description import Description, describe
+    from nnunet_mamba.study.evaluation.evaluate import EMPTY, evaluate_case, question
+    from nnunet_mamba.study.evaluation.found_values import MOST
+    from nnunet_mamba.study.evaluation.masks import counts_of, read_labels
+    from nnunet_mamba.whole_files import read_object
+
+    prediction, reference = options.pair
+    if options.djfile is not None:
+        if not options.djfile.is_file():
+            raise ValueError(f"-djfile {options.djfile}: no such file; expected the dataset.json with the labels")
+        description = describe(read_object(options.djfile), options.djfile)
+    else:
+        values = sorted({v for path in options.pair for v in counts_of(read_labels(path)[0])} - {0})
+        if not values or len(values) > MOST:
+            told = "both are empty" if not values else f"{len(values)} different values: images, not label maps?"
+            raise ValueError(f"{prediction} and {reference}: {told}; what is scored, -djfile FILE says")
+        description = Description({str(v): (v,) for v in values}, None)
+    rule = EmptyRule(options.both_empty, options.one_empty)
+    asked = question(description, options.metrics, rule, options.unknown_as_background)
+    scores = evaluate_case(asked, (prediction.name, (reference, prediction)))
+    found = metrics.find(asked.metrics)
+    head = ["label", *(f"{m.name}{f' in {m.unit}' if m.unit else ''}" for m in found), "empty"]
+    rows = [[str(r["mask"]), *(f"{r[m.name]:.4g}" for m in found), r[EMPTY] or "neither"] for r in scores.rows]
+    print(markdown.table(head, rows), "", *(f"{m.name}: {m.definition}" for m in found), sep="\n")
+    if any(r[EMPTY] for r in scores.rows):
+        print(f"where a mask is empty: {rule}")
+    for note in scores.notes:
+        print(note)
+    _tell_contradicting({prediction.name: scores.contradicting})
+    return 0
+
+
 def _check_folders(options: argparse.Namespace) -> None:
+    missing = [name for name, folder in (("-ref", options.ref), ("-pred", options.pred)) if folder is None]
+    if missing:
+        raise ValueError(f"{' and '.join(missing)} missing; give -ref DIR and -pred DIR, or two files")
     for name, folder in (("-ref", options.ref), ("-pred", options.pred)):
         if not folder.is_dir():
             raise ValueError(f"{name} {folder}: {'a file, not a folder' if folder.exists() else 'no such folder'}")

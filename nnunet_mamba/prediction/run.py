@@ -116,7 +116,8 @@ def predict_cases(
     done_before = [n for n, f in files.items() if n in known and known[n]["files"] == f]
     if done_before:
         say(f"{len(done_before)} of {len(cases)} cases were predicted before; they are kept")
-    looked_at = {c.name: run.check(c) for c in tqdm(cases, desc="reading", disable=len(cases) < 2)}
+    with tqdm(cases, desc="reading", disable=len(cases) < 2) as progress:  # closed before a refusal is printed
+        looked_at = {c.name: run.check(c) for c in progress}
     writable_folder(out, RECORD, VOLUMES, PAGE)
     content = {**record, "cases": dict(known)}
     failed: dict[str, str] = {}
