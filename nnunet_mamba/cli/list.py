@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
 import textwrap
+from pathlib import Path
 from typing import Any
 
 from nnunet_mamba.names import networks, planners, suffixes
+from nnunet_mamba.nnunet_folders import FINAL
 
 SHOWN_STAGES, SHOWN_CHANNELS, SHOWN_CLASSES = 5, 1, 3
 WIDTH = 100
@@ -15,6 +19,8 @@ FALLBACK_MAX = 320  # nnU-Net's own limit in 3d
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", nargs="?", type=Path, metavar="MODEL", help="show the card of a trained model: its "
+                        "folder, or a zip of it")  # fmt: skip
     parser.add_argument("--cite", action="store_true", help="print BibTeX entries instead")
     parser.add_argument("--trainers", action="store_true", help="what the suffixes of a trainer's name change")
     parser.add_argument("--json", action="store_true", help="networks, suffixes, recipes, datasets; without sizes")
@@ -22,7 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Returns 0."""
+    """Returns 0. Raises ValueError for what is no model."""
+    if options.model is not None:
+        print(_card(options.model))
+        return 0
     if options.cite:
         entries = dict.fromkeys(n.citation for n in networks.NETWORKS if n.citation)
         print("\n\n".join(entries))
@@ -52,6 +61,18 @@ def run(options: argparse.Namespace) -> int:
         "BibTeX: --cite; other trainings as suffixes of a trainer's name: --trainers"
     )
     return 0
+
+
+def _card(path: Path) -> str:
+    """By the card that is with the model, and by the model's files"""
+    if not path.exists():
+        raise ValueError(f"{path}: no such folder or file; give nnU-Net's folder of a model, or a zip of one")
+    with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net tells of folders that only training needs
+        from nnunet_mamba.export.model import TrainedModel
+        from nnunet_mamba.export.source import open_model
+        from nnunet_mamba.prediction.card import as_markdown, describe
+    with open_model(path, None, FINAL) as folder:
+        return as_markdown(describe(TrainedModel.read(folder)))
 
 
 def _everything() -> dict[str, Any]:

@@ -22,6 +22,7 @@ VERBS = {
     "sweep": "derive, list and run a grid of patch, batch, oversampling, learning rate and loss",
     "crossval": "cross-validate several models through nnU-Net's commands, here or on a cluster, and compare them",
     "predict": "label new scans (NIfTI, NRRD, DICOM, ...) with a trained model or a zip of one, in one line",
+    "card": "write a model's card, its data, licence, scores and intended use, beside it or into its zip",
     "study": "run a study as its recipe announces it: networks against their controls, several seeds, one table",
     "compare": "compare models on the same cases: intervals, tests, costs and pictures, as a page to send",
     "evaluate": "score predictions: overlap, distances, centre lines, lesions, per label or region",

@@ -11,6 +11,9 @@ from pathlib import Path
 from nnunet_mamba.cli.demo import chosen_device
 from nnunet_mamba.nnunet_folders import FINAL
 
+SHOWN = ("intended use", "licence of the data")
+"""Of the model's card; the page has all of it."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -59,6 +62,7 @@ def run(options: argparse.Namespace) -> int:
         import torch
 
         from nnunet_mamba.prediction import run as prediction
+        from nnunet_mamba.prediction.card import describe, lines
         from nnunet_mamba.prediction.model import Named, open_usable
         from nnunet_mamba.prediction.predictor import device_in_words
         from nnunet_mamba.prediction.scans import Reading
@@ -69,6 +73,9 @@ def run(options: argparse.Namespace) -> int:
         model = usable.model
         print(f"{model.plans['dataset_name']}: {model.trainer}, {model.configuration}, folds {' '.join(model.folds)}")
         print(f"finds {', '.join(usable.masks)}")
+        of_model = lines(describe(model))
+        for what in SHOWN:
+            print(f"{what}: {dict(of_model)[what]}")
         for line in usable.told:
             print(line)
         if len(usable.channels) > 1:
@@ -79,7 +86,7 @@ def run(options: argparse.Namespace) -> int:
             f"{len(cases)} case{'' if len(cases) == 1 else 's'}, {device_in_words(device, options.device is not None)}"
         )
         reading = Reading(options.prefer, options.fix_shear)
-        failed = prediction.predict_cases(usable, cases, options.o, device, reading)
+        failed = prediction.predict_cases(usable, cases, options.o, device, reading, of_model)
     for name, reason in failed.items():
         print(f"nnunet-mamba predict: {name}: {reason}", file=sys.stderr)
     print(f"written: {options.o}; look at {options.o / prediction.PAGE}")

@@ -9,4 +9,6 @@ predictor.py     nnU-Net's own predictor, with its progress
 run.py           all cases: label maps, volumes, pictures, a page; complete or not there
 page.py          the page
 one_image.py     `nnunet_mamba.predict`
+seen.py          how the training images lay in space
+card.py          the model card
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -25,10 +26,10 @@ def orientations_of(folder: ModelFolder) -> tuple[str, ...]:
         stored = read_object(card).get("orientations")
         if isinstance(stored, list) and all(isinstance(o, str) for o in stored):
             return tuple(stored)
-    return orientations_in(p for p in sorted(folder.path.glob(f"{FOLD}*/validation/*")))
+    return orientations_in(sorted(folder.path.glob(f"{FOLD}*/validation/*")))
 
 
-def orientations_in(files) -> tuple[str, ...]:
+def orientations_in(files: Iterable[Path]) -> tuple[str, ...]:
     """Of the images among these files"""
     found: set[str] = set()
     for path in [p for p in files if p.name.endswith(ENDINGS) and not p.name.startswith(".")][:LOOKED_AT]:
