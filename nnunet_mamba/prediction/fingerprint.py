@@ -110,11 +110,13 @@ def _intensities(scan: Scan, known: Known) -> list[str]:
         typical, least, most = (of_training[k] for k in ("median", "percentile_00_5", "percentile_99_5"))
         told = f"{name}: intensities {low:.4g} to {high:.4g}"
         trained = f"what the model finds had {least:.4g} to {most:.4g} in training, mostly about {typical:.4g}"
-        if not low <= typical <= high:
+        is_ct = known.schemes[number] == CT
+        # other images are normalised one by one, and scanners of MR have scales of their own
+        if not low <= typical <= high if is_ct else high < least or low > most:
             found.append(f"{told}, but {trained}: another modality, unit or scale?{_better(scan, number, known)}")
-        elif known.schemes[number] == CT and low >= 0:
+        elif is_ct and low >= 0:
             found.append(f"{told}: no air or fat, which are below 0 in Hounsfield units; is it CT, and not rescaled?")
-        elif known.schemes[number] != CT and of_training["min"] >= 0 and low < -NEGATIVE * (most - least):
+        elif not is_ct and of_training["min"] >= 0 and low < -NEGATIVE * (most - least):
             found.append(f"{told}, but {trained} and nothing below 0: another modality?{_better(scan, number, known)}")
     return found
 
@@ -151,7 +153,8 @@ def _foreground(mask: np.ndarray, channels: Sequence[np.ndarray], known: Known) 
         if of_training is None:
             continue
         typical = float(np.median(image[mask]))
-        least, most = of_training["percentile_00_5"], of_training["percentile_99_5"]
+        ends = ("percentile_00_5", "percentile_99_5") if known.schemes[number] == CT else ("min", "max")
+        least, most = (of_training[k] for k in ends)
         if not least <= typical <= most:
             found.append(
                 f"{known.channels[number]}: what was found has intensities about {typical:.4g}; in training "
@@ -170,7 +173,7 @@ def _table(value: Any) -> np.ndarray | None:
 
 
 def _numbers(value: Any) -> Mapping[str, float] | None:
-    keys = ("median", "min", "percentile_00_5", "percentile_99_5")
+    keys = ("median", "min", "max", "percentile_00_5", "percentile_99_5")
     if not isinstance(value, Mapping) or not all(isinstance(value.get(k), (int, float)) for k in keys):
         return None
     return {k: float(value[k]) for k in keys}

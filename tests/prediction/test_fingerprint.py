@@ -7,15 +7,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from dataset_conversion.grid import Geometry, geometry
 from nnunet_mamba.prediction import fingerprint
 from nnunet_mamba.prediction.fingerprint import Known
 from nnunet_mamba.prediction.images import Case, Source
-from nnunet_mamba.prediction.scans import Scan
+from nnunet_mamba.prediction.scans import Reading, Scan, check
+from tests.export.small_model import HIPPOCAMPUS
 
-MR = {"median": 100.0, "min": 0.0, "percentile_00_5": 40.0, "percentile_99_5": 200.0}
-CT = {"median": 60.0, "min": -80.0, "percentile_00_5": -20.0, "percentile_99_5": 180.0}
+MR = {"median": 100.0, "min": 0.0, "max": 300.0, "percentile_00_5": 40.0, "percentile_99_5": 200.0}
+CT = {"median": 60.0, "min": -80.0, "max": 900.0, "percentile_00_5": -20.0, "percentile_99_5": 180.0}
 SIZES = {"spacings": [[3.0, 1.0, 1.0], [5.0, 0.8, 0.8]], "shapes_after_crop": [[40, 200, 200], [30, 300, 300]]}
 
 
@@ -63,7 +65,10 @@ def test_what_is_unlike(scan: Scan, known: Known, told: str) -> None:
 def test_size_and_exchanged_channels() -> None:
     (told,) = fingerprint.of_size((35, 220, 600), (3.5, 0.9, 0.9), _known())
     assert told == "size without the empty surroundings: 540 mm along x (training: 200 to 240)"
-    numbers = {"0": MR, "1": {"median": 9000.0, "min": 0.0, "percentile_00_5": 5000.0, "percentile_99_5": 12000.0}}
+    numbers = {
+        "0": MR,
+        "1": {"median": 9000.0, "min": 0.0, "max": 13000.0, "percentile_00_5": 5000.0, "percentile_99_5": 12000.0},
+    }
     known = Known.of({"foreground_intensity_properties_per_channel": numbers}, ["A", "B"], ["ZScoreNormalization"] * 2)
     source = Source(Path("a.nii.gz"))
     swapped = Scan(Case("a", (source, source)), _grid(1, 1, 1), ((4000.0, 8000.0, 13000.0), (20.0, 90.0, 250.0)))
@@ -93,4 +98,39 @@ def test_what_was_found_has_other_intensities_or_nothing_was() -> None:
     ]
     labels[2, 2, 2] = 1
     (told,) = fingerprint.of_labels(labels, [labels * 700.0], {"a": (1,)}, _grid(1, 1, 1), _known())
-    assert told == "A: what was found has intensities about 700; in training 40 to 200"
+    assert told == "A: what was found has intensities about 700; in training 0 to 300"
+
+
+def _truth(image: Path) -> np.ndarray:
+    folder = "labelsTr" if image.parent.name == "imagesTr" else "labelsTs_reference"
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(HIPPOCAMPUS / folder / image.name)))
+
+
+def test_real_unseen_cases_have_no_warning_and_other_images_do(tmp_path: Path) -> None:
+    """MR scans whose scales differ a hundredfold: a scale of its own is no other modality"""
+    training, unseen = (sorted((HIPPOCAMPUS / name).glob("*.nii.gz")) for name in ("imagesTr", "imagesTs"))
+    arrays = {p: sitk.GetArrayFromImage(sitk.ReadImage(str(p))) for p in (*training, *unseen)}
+    found = np.concatenate([arrays[p][_truth(p) > 0].astype(float) for p in training])
+    low, middle, high = np.percentile(found, (0.5, 50, 99.5))
+    numbers = {
+        "median": middle,
+        "min": found.min(),
+        "max": found.max(),
+        "percentile_00_5": low,
+        "percentile_99_5": high,
+    }
+    content = {
+        "spacings": [[1.0, 1.0, 1.0]] * len(training),
+        "shapes_after_crop": [list(arrays[p].shape) for p in training],
+        "foreground_intensity_properties_per_channel": {"0": {k: float(v) for k, v in numbers.items()}},
+    }
+    known = Known.of(content, ["MRI"], ["ZScoreNormalization"])
+    for path in unseen:
+        scan = check(Case("a", (Source(path),)), ["MRI"], Reading())
+        assert fingerprint.of_scan(scan, known) == []
+        assert fingerprint.of_size(arrays[path].shape, (1, 1, 1), known) == []
+        assert fingerprint.of_labels(_truth(path), [arrays[path]], {"all": (1, 2)}, scan.grid, known) == []
+    shifted = sitk.GetImageFromArray(arrays[unseen[0]].astype(np.float32) - 1024)
+    sitk.WriteImage(shifted, str(tmp_path / "ct.nii.gz"))
+    scan = check(Case("a", (Source(tmp_path / "ct.nii.gz"),)), ["MRI"], Reading())
+    assert any("another modality" in text for text in fingerprint.of_scan(scan, known))
