@@ -1503,6 +1503,21 @@ def test_zips_of_models() -> None:
     assert {"postprocessing_fns", "postprocessing_kwargs"} <= strings(postprocessing.determine_postprocessing)
 
 
+@reliance
+def test_steps_of_a_prediction() -> None:
+    given = ["self", "network", "plans_manager", "configuration_manager", "parameters", "dataset_json", "trainer_name",
+             "inference_allowed_mirroring_axes"]  # fmt: skip
+    assert list(inspect.signature(nnUNetPredictor.manual_initialization).parameters) == given
+    assert list(inspect.signature(nnUNetPredictor.predict_logits_from_preprocessed_data).parameters) == ["self", "data"]
+    case = ["self", "image_files", "seg_file", "plans_manager", "configuration_manager", "dataset_json"]
+    assert list(inspect.signature(DefaultPreprocessor.run_case).parameters) == case
+    convert = inspect.signature(export_prediction.convert_predicted_logits_to_segmentation_with_correct_shape)
+    assert list(convert.parameters)[:5] == [
+        "predicted_logits", "plans_manager", "configuration_manager", "label_manager", "properties_dict"
+    ]  # fmt: skip
+    assert "self.predict_logits_from_preprocessed_data" in called(nnUNetPredictor.predict_from_data_iterator)
+
+
 # --------------------------------------------------------------------------------------------------- the page
 
 

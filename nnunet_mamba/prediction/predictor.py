@@ -35,8 +35,9 @@ def device_in_words(device: torch.device, asked: bool) -> str:
     """asked: whether the user has chosen it"""
     if device.type == "cuda":
         return f"on the GPU ({torch.cuda.get_device_name(device)})"
+    s = "" if torch.get_num_threads() == 1 else "s"
     why = "" if asked or torch.cuda.is_available() else ": torch sees no CUDA device"
-    return f"on the {device.type.upper()}, {torch.get_num_threads()} threads{why}"
+    return f"on the {device.type.upper()}, {torch.get_num_threads()} thread{s}{why}"
 
 
 class Predictor:
