@@ -5,7 +5,7 @@ WORKERS ?= 2
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.nnunet-mamba-installed
 
-.PHONY: demo study-hippocampus test test-slow test-long test-gpu lint types docs build coverage check startup bench clean
+.PHONY: demo study-hippocampus study-reach test test-slow test-long test-gpu lint types docs build coverage check startup bench clean
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -18,6 +18,9 @@ demo: $(INSTALLED)  ## the whole job on 25 real cases: train, cross-validate, en
 
 study-hippocampus: $(INSTALLED)  ## every network against its control on DATA=Task04_Hippocampus, a download of the MSD: hours
 	$(BIN)/nnunet-mamba study hippocampus_study --data $(DATA) --out $(or $(OUT),study_hippocampus)
+
+study-reach: $(INSTALLED)  ## at which distance each network stops, on invented volumes: hours
+	$(BIN)/nnunet-mamba study reach_study --out $(or $(OUT),study_reach)
 
 test: $(INSTALLED)  ## all tests but the slow ones
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not long" -n $(WORKERS)

@@ -45,6 +45,7 @@ class TrainerName:
     accumulate: int | None = None
     patience: int | None = None
     mirroring: bool | None = None
+    rotation: bool | None = None
     mamba2: bool | None = None
     same_size: bool | None = None
     conv3d: bool | None = None
@@ -180,6 +181,8 @@ SUFFIXES = (
            str, _loss_name),
     Suffix("mirroring", "_NoMirroring", "no mirroring in training, so none in prediction: for left and right labels",
            re.compile("NoMirroring"), lambda _: False, lambda _: "NoMirroring"),
+    Suffix("rotation", "_NoRotation", "no rotation in training: for long, narrow patches, out of which it turns what "
+           "matters", re.compile("NoRotation"), lambda _: False, lambda _: "NoRotation"),
     Suffix("epochs", "_100epochs", "length in epochs; nnU-Net: 1000",
            re.compile(r"([1-9]\d*)epochs?"), int, lambda n: f"{n}epoch{'s' if n > 1 else ''}"),
     Suffix("iterations", "_20its", "iterations per epoch, after the number of epochs; nnU-Net: 250",

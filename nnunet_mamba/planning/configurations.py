@@ -127,12 +127,33 @@ def nnunet_topology(patch: Sequence[int], spacing: Sequence[float], base: int, m
 
 def for_patch(parent: Mapping[str, Any], patch: Sequence[int], batch: int) -> dict[str, Any]:
     """The parent's network on another patch and batch, with nnU-Net's topology for them; the rest is inherited."""
-    architecture = copy.deepcopy(parent["architecture"])
-    kwargs = architecture["arch_kwargs"]
+    kwargs = parent["architecture"]["arch_kwargs"]
+    topology = {}
     if list(patch) != list(parent["patch_size"]):
-        widths, stages = kwargs["features_per_stage"], kwargs["n_stages"]
+        widths = kwargs["features_per_stage"]
         most = max(max(widths), MOST_FEATURES[len(patch)])
-        made = nnunet_topology(patch, parent["spacing"], widths[0], most)
+        topology = nnunet_topology(patch, parent["spacing"], widths[0], most)
+    return with_topology(parent, topology, patch, batch)
+
+
+def isotropic_topology(given: Mapping[str, Sequence[int]], dim: int) -> dict[str, Any]:
+    """A recipe's stages, whose kernels and strides are the same along every axis, as a network's keywords"""
+    return {
+        "n_stages": len(given["features_per_stage"]),
+        "features_per_stage": list(given["features_per_stage"]),
+        "kernel_sizes": [[k] * dim for k in given["kernel_sizes"]],
+        "strides": [[s] * dim for s in given["strides"]],
+    }
+
+
+def with_topology(
+    parent: Mapping[str, Any], topology: Mapping[str, Any], patch: Sequence[int], batch: int
+) -> dict[str, Any]:
+    """The parent's network with these stages, none for its own, on another patch and batch; the rest is inherited."""
+    architecture = copy.deepcopy(parent["architecture"])
+    kwargs, made = architecture["arch_kwargs"], dict(topology)
+    if made:
+        stages = kwargs["n_stages"]
         for key, value in kwargs.items():
             if key not in made and isinstance(value, list) and len(value) in (stages, stages - 1):
                 # one number per stage, as for nnU-Net's convolutions: the last one also for further stages
@@ -165,11 +186,18 @@ def shrunk_configuration(parent: dict[str, Any], recipe: dict[str, Any]) -> dict
         "patch_size": shrink_patch(patch, step, recipe["max_patch_voxels"]),
         "architecture": architecture,
     }
-    if coarsen != 1:
-        made["data_identifier"] = f"{parent['data_identifier']}_coarsened_{coarsen:g}"
-        made["spacing"] = [coarsen * s for s in parent["spacing"]]
-        made["median_image_size_in_voxels"] = [s / coarsen for s in parent["median_image_size_in_voxels"]]
-    return made
+    return made | coarsened(parent, coarsen)
+
+
+def coarsened(parent: Mapping[str, Any], factor: float) -> dict[str, Any]:
+    """What a configuration says whose voxels are larger by `factor` along every axis than those of `parent`"""
+    if factor == 1:
+        return {}
+    return {
+        "data_identifier": f"{parent['data_identifier']}_coarsened_{factor:g}",
+        "spacing": [factor * s for s in parent["spacing"]],
+        "median_image_size_in_voxels": [s / factor for s in parent["median_image_size_in_voxels"]],
+    }
 
 
 def shrink_patch(patch: Sequence[int], step: Sequence[int], max_voxels: int) -> list[int]:

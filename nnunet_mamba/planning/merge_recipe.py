@@ -8,7 +8,13 @@ from typing import Any
 
 from nnunet_mamba.names import networks
 from nnunet_mamba.names.architecture_entry import architecture_for, total_stride
-from nnunet_mamba.planning.configurations import MOST_FEATURES, DatasetPlans, gigabytes, nnunet_topology
+from nnunet_mamba.planning.configurations import (
+    MOST_FEATURES,
+    DatasetPlans,
+    gigabytes,
+    isotropic_topology,
+    nnunet_topology,
+)
 from nnunet_mamba.planning.estimate import budget_bytes
 from nnunet_mamba.planning.recipe_format import check_recipe
 
@@ -89,14 +95,7 @@ def _topology(
     """The recipe's own stages, or nnU-Net's for this patch at the recipe's widths"""
     dim = len(patch)
     if "topology" in recipe:
-        given = recipe["topology"]
-        n = len(given["features_per_stage"])
-        made = {
-            "n_stages": n,
-            "features_per_stage": list(given["features_per_stage"]),
-            "kernel_sizes": [[k] * dim for k in given["kernel_sizes"]],
-            "strides": [[s] * dim for s in given["strides"]],
-        }
+        made = isotropic_topology(recipe["topology"], dim)
     else:
         base = recipe.get("base_features", network.base_features)
         most = recipe.get("max_features", network.max_features or MOST_FEATURES[dim])

@@ -136,6 +136,35 @@ STUDY = (
 )  # fmt: skip
 
 
+STAGES = (
+    SIZE[0],
+    *(f for f in RECIPE if f.key in ("inherits_from", "batch_size")),
+    next(f for f in SIZE if f.key == "coarsen"),
+    Field("topology", "", "an object of " + ", ".join(f.key for f in TOPOLOGY), lambda v: isinstance(v, dict)),
+)
+TRAINED = (
+    Field("name", "", NAMES, is_name),
+    Field("trainer", "", "a trainer's name", lambda v: isinstance(v, str) and NAME.fullmatch(v) is not None),
+    Field("keywords", "", "an object", lambda v: isinstance(v, dict), needed=False),
+)
+REACH = (
+    *RECIPE[:4],
+    Field("probes", "options of `nnunet-mamba convert probe`, one object for each dataset", "a list of objects",
+          lambda v: isinstance(v, list) and bool(v) and all(isinstance(p, dict) for p in v)),
+    Field("cases", "of each dataset; a fifth of them is never trained on", "a whole number from 10 to 9999",
+          lambda v: is_whole(v, 9999) and v >= 2 * 5),
+    Field("configuration", "stages and batch of all networks; the patch is the whole volume", "an object",
+          lambda v: isinstance(v, dict)),
+    TRAINING,
+    Field("seeds", "all for every network", "a list of whole numbers", _are_seeds),
+    Field("networks", "trainers, with keywords of the network that its plan shall have", "a list of objects",
+          lambda v: isinstance(v, list) and bool(v) and all(isinstance(n, dict) for n in v)),
+    Field("solved", "least mean Dice of a training that counts as solved", "a number from 0 to 1",
+          lambda v: is_number(v) and v <= 1),
+    Field("guessed", "Dice without seeing what is far", "a number from 0 to 1", lambda v: is_number(v) and v <= 1),
+)  # fmt: skip
+
+
 def check_recipe(recipe: Mapping[str, Any]) -> networks.Network:
     """The recipe's network. Raises ValueError naming what is missing, unknown, or of another kind."""
     what = f"recipe {_short(recipe.get('name', '?'))}"
@@ -146,17 +175,39 @@ def check_recipe(recipe: Mapping[str, Any]) -> networks.Network:
             "itself; give the new configuration a name of its own"
         )
     if "topology" in recipe:
-        topology = recipe["topology"]
-        _check(topology, TOPOLOGY, f"{what}: topology")
-        n = len(topology["features_per_stage"])
-        if len(topology["kernel_sizes"]) != n or len(topology["strides"]) != n:
-            raise ValueError(f"{what}: topology needs as many kernel_sizes and strides as widths, {n}")
-        if n < 2:
-            raise ValueError(f"{what}: topology has {n} stage; expected 2 to {MOST_STAGES}")
+        _check_topology(recipe["topology"], what)
         too_much = [key for key in ("base_features", "max_features") if key in recipe]
         if too_much:
             raise ValueError(f"{what}: {', '.join(too_much)}: topology has the widths already; leave one of them out")
     return networks.network(recipe["network"])
+
+
+def _check_topology(topology: Mapping[str, Any], what: str) -> None:
+    _check(topology, TOPOLOGY, f"{what}: topology")
+    n = len(topology["features_per_stage"])
+    if len(topology["kernel_sizes"]) != n or len(topology["strides"]) != n:
+        raise ValueError(f"{what}: topology needs as many kernel_sizes and strides as widths, {n}")
+    if n < 2:
+        raise ValueError(f"{what}: topology has {n} stage; expected 2 to {MOST_STAGES}")
+
+
+def makes_its_data(recipe: Mapping[str, Any]) -> bool:
+    """Whether a study is about invented data, and needs no download"""
+    return "probes" in recipe
+
+
+def check_reach(recipe: Mapping[str, Any]) -> None:
+    """Raises ValueError for what is not a recipe of a study on invented data; the probes check their options."""
+    what = f"recipe {_short(recipe.get('name', '?'))}"
+    _check(recipe, REACH, what, "not a recipe for a study of reach")
+    configuration = recipe["configuration"]
+    _check(configuration, STAGES, f"{what}: configuration")
+    _check_topology(configuration["topology"], f"{what}: configuration")
+    for kind in recipe["networks"]:
+        _check(kind, TRAINED, f"{what}: networks")
+    names = [kind["name"] for kind in recipe["networks"]]
+    if len(set(names)) < len(names):
+        raise ValueError(f"{what}: networks {', '.join(names)}: names of two networks are the same")
 
 
 def check_study(recipe: Mapping[str, Any]) -> None:

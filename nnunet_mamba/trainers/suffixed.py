@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
+from nnunetv2.training.data_augmentation.compute_initial_patch_size import get_patch_size
 from torch import nn
 
 from nnunet_mamba.names import suffixes
@@ -20,6 +21,9 @@ from nnunet_mamba.trainers.safe import SafeTrainer
 VALIDATION_SHARE = 10
 CHECKPOINTS_PER_TRAINING = 20
 RELEASED_LOSS = "CE"
+UNTURNED = (0.0, 0.0)
+NNUNET_SCALING = (0.85, 1.25)
+"""From which nnU-Net's trainer computes what it loads for a patch that is turned and scaled"""
 ADAMW_DECAY = 1e-2  # torch's; the reports that name AdamW name no decay
 
 
@@ -67,12 +71,18 @@ class SuffixedTrainer(SafeTrainer):
         return optimizer, schedules.CosineWithWarmUp(optimizer, self.initial_lr, self.num_epochs)
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple:  # noqa: N802  nnU-Net's name
-        """nnU-Net's, or without axes to mirror, in prediction too."""
+        """nnU-Net's, or without axes to mirror, in prediction too, or without angles."""
         found = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
-        if self.parts.mirroring is not False:
-            return found
-        self.inference_allowed_mirroring_axes = None
-        return (*found[:3], None)
+        angles, in_slices, loaded, mirrored = found
+        if self.parts.rotation is False:
+            # what is loaded was large enough to be turned
+            angles, patch = UNTURNED, self.configuration_manager.patch_size
+            loaded = get_patch_size(patch, *(UNTURNED,) * 3, NNUNET_SCALING)
+            if in_slices:
+                loaded[0] = patch[0]
+        if self.parts.mirroring is False:
+            self.inference_allowed_mirroring_axes = mirrored = None
+        return angles, in_slices, loaded, mirrored
 
 
 def _check_loss(name: str, loss: str | None, dataset_json: dict) -> None:

@@ -1,9 +1,9 @@
-"""From a download of the Medical Segmentation Decathlon to a dataset with a small configuration of its own."""
+"""From a download, or from nothing, to a dataset with a configuration of the study's own in nnU-Net's plans."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,35 +34,50 @@ class Preparation:
 
     def run(self) -> None:
         """What is done is not done again. Raises CommandFailedError for one of nnU-Net's commands."""
-        folders = Dataset(self.dataset)
-        if folders.raw.is_dir() and not (self.commands.root / "steps" / "convert.done").is_file():
-            # a half-finished conversion, which nnU-Net's converter would refuse to touch
-            shutil.rmtree(folders.raw)
-        np, number = ["-np", PROCESSES], str(folders.number)
-        self.commands.run(
-            "convert", ["nnUNetv2_convert_MSD_dataset", "-i", str(self.source), *np], f"Convert to {self.dataset}"
-        )
+        convert = ["nnUNetv2_convert_MSD_dataset", "-i", str(self.source), "-np", PROCESSES]
+        plans = planned(self.dataset, self.commands, convert)
         reference = self.source / REFERENCES
         if reference.is_dir():
-            shutil.copytree(reference, folders.unseen_labels, dirs_exist_ok=True)
-        self.commands.run(
-            "fingerprint",
-            ["nnUNetv2_extract_fingerprint", "-d", number, "--verify_dataset_integrity", *np],
-            "Check the data and take its fingerprint",
-        )
-        self.commands.run("plan", ["nnUNetv2_plan_experiment", "-d", number], "Plan")
+            shutil.copytree(reference, Dataset(self.dataset).unseen_labels, dirs_exist_ok=True)
         if "inherits_from" in self.size:
-            self._add_configuration(folders.plans(PLANS))
+            added = shrunk_configuration(parent_in(plans, self.size["inherits_from"]), dict(self.size))
+            add_configurations(plans, {self.size["configuration"]: added}, self.recipe)
 
-    def _add_configuration(self, path: Path) -> None:
-        plans = read_object(path)
-        parent = plans["configurations"][self.size["inherits_from"]]
-        added = shrunk_configuration(parent, dict(self.size))
-        plans["configurations"][self.size["configuration"]] = added
-        write_json(path, plans)
+
+def planned(dataset: str, commands: StockCommands, convert: Sequence[str], processes: str = PROCESSES) -> Path:
+    """The dataset made by the command `convert`, checked and planned; returns its plans. Raises CommandFailedError."""
+    folders = Dataset(dataset)
+    if folders.raw.is_dir() and not (commands.root / "steps" / "convert.done").is_file():
+        # a half-finished conversion, which a converter would refuse to touch
+        shutil.rmtree(folders.raw)
+    number = str(folders.number)
+    commands.run("convert", convert, f"Make {dataset}")
+    commands.run(
+        "fingerprint",
+        ["nnUNetv2_extract_fingerprint", "-d", number, "--verify_dataset_integrity", "-np", processes],
+        "Check the data and take its fingerprint",
+    )
+    commands.run("plan", ["nnUNetv2_plan_experiment", "-d", number], "Plan")
+    return folders.plans(PLANS)
+
+
+def parent_in(plans: Path, configuration: str) -> dict[str, Any]:
+    """A configuration of a plans file. Raises ValueError naming those that it has."""
+    known = read_object(plans)["configurations"]
+    if configuration not in known:
+        raise ValueError(f"inherits_from {configuration}: {plans} has {', '.join(known)}")
+    return known[configuration]
+
+
+def add_configurations(path: Path, added: Mapping[str, Mapping[str, Any]], recipe: str) -> None:
+    """Into a plans file; says what each is like"""
+    plans = read_object(path)
+    plans["configurations"].update(added)
+    write_json(path, plans)
+    for name, made in added.items():
+        parent = plans["configurations"][made["inherits_from"]]
         print(
-            f"Configuration {self.size['configuration']} from recipe {self.recipe}: "
-            f"voxels of {added.get('spacing', parent['spacing'])} mm, patch {added['patch_size']}, "
-            f"batch {added['batch_size']}, "
-            f"widths {added['architecture']['arch_kwargs']['features_per_stage']}"
+            f"Configuration {name} from recipe {recipe}: voxels of {made.get('spacing', parent['spacing'])} mm, "
+            f"patch {made['patch_size']}, batch {made['batch_size']}, "
+            f"widths {made['architecture']['arch_kwargs']['features_per_stage']}"
         )
