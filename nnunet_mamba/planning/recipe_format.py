@@ -79,6 +79,10 @@ def _are_seeds(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(is_whole(v, 2**32 - 1) for v in value)
 
 
+def _are_folds(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(type(n) is int and 0 <= n < 5 for n in value)
+
+
 NAMES = "letters, digits, single underscores, dots and dashes, as in a folder's name"
 TOPOLOGY = (
     Field("features_per_stage", "widths", _numbers("one per stage", MOST_WIDTH), _are_whole(MOST_WIDTH)),
@@ -131,6 +135,8 @@ STUDY = (
     Field("seeds", "the first for all trainers", "a list of whole numbers", _are_seeds),
     Field("pairs", "control last: the difference of each is a row of the table", "a list of pairs of names of trainers",
           lambda v: isinstance(v, list) and bool(v) and all(_are_trainers(p) and len(p) == 2 for p in v)),
+    Field("folds", "of nnU-Net's split; without it all five", "a list of whole numbers from 0 to 4",
+          _are_folds, needed=False),
     Field("others", "trained and shown, without a place in the question", _TRAINERS, _are_trainers, needed=False),
     Field("repeated", "trained with every seed", _TRAINERS, _are_trainers, needed=False),
 )  # fmt: skip

@@ -77,7 +77,7 @@ class SuffixedTrainer(SafeTrainer):
         if self.parts.rotation is False:
             # what is loaded was large enough to be turned
             angles, patch = UNTURNED, self.configuration_manager.patch_size
-            loaded = get_patch_size(patch, *(UNTURNED,) * 3, NNUNET_SCALING)
+            loaded = get_patch_size(patch, UNTURNED, UNTURNED, UNTURNED, NNUNET_SCALING)
             if in_slices:
                 loaded[0] = patch[0]
         if self.parts.mirroring is False:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
+from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 
 from nnunet_mamba.names import networks, suffixes
 from nnunet_mamba.names.locate import locate
@@ -228,6 +229,35 @@ def test_without_mirroring(dataset: Path) -> None:
     for trainer, has_it in ((mirrored, True), (plain, False)):
         transforms = _all_transforms(trainer.dataloader_train.data_loader.transforms)
         assert any(isinstance(t, MirrorTransform) for t in transforms) == has_it
+
+
+def test_without_rotation(dataset: Path) -> None:
+    turned, plain = (make(f"nnUNetTrainerSegMamba{s}_1epoch") for s in ("", "_NoRotation"))
+    for trainer in (turned, plain):
+        trainer.on_train_start()
+    for trainer, most in ((turned, math.radians(30)), (plain, 0)):
+        transforms = _all_transforms(trainer.dataloader_train.data_loader.transforms)
+        (spatial,) = (t for t in transforms if isinstance(t, SpatialTransform))
+        assert spatial.rotation == pytest.approx((-most, most))
+        assert spatial.p_scaling == pytest.approx(0.2), "scaling is left"
+        assert any(isinstance(t, MirrorTransform) for t in transforms), "and mirroring"
+    loaded = [trainer.dataloader_train.data_loader.patch_size for trainer in (turned, plain)]
+    assert all(a > b for a, b in zip(*loaded, strict=True)), "less is loaded where nothing is turned out of it"
+    patch = plain.configuration_manager.patch_size
+    assert list(loaded[1]) == [math.floor(n / 0.85) for n in patch], "what the smallest scale needs"
+
+
+@pytest.mark.parametrize("long", [0, 2])
+def test_without_rotation_a_long_patch_loads_what_it_is(dataset: Path, long: int) -> None:
+    trainer = make("nnUNetTrainerSegMamba_NoRotation_1epoch")
+    size = [16, 16, 16]
+    size[long] = 96
+    trainer.configuration_manager.configuration["patch_size"] = size
+    angles, in_slices, loaded, mirrored = trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+    assert angles == (0, 0)
+    assert in_slices == (long == 2)
+    assert mirrored == (0, 1, 2)
+    assert list(loaded) == [n if in_slices and axis == 0 else math.floor(n / 0.85) for axis, n in enumerate(size)]
 
 
 def _all_transforms(transform: Any) -> list[Any]:

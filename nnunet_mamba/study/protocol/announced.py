@@ -57,9 +57,10 @@ class Announced:
 
     def command(self, seed: int) -> list[str]:
         """The cross-validation of one seed, as you could type it"""
+        folds = ["-f", *map(str, self.recipe["folds"])] if "folds" in self.recipe else []
         return [
             find_command("nnunet-mamba"), "crossval", "-d", str(Dataset(self.dataset).number),
-            "-c", self.recipe["configuration"]["configuration"], "-p", PLANS, "-tr", *self.trainers(seed),
+            "-c", self.recipe["configuration"]["configuration"], "-p", PLANS, "-tr", *self.trainers(seed), *folds,
             "-device", self.device, "--disable_ensembling", "-o", str(self.folder(seed) / "crossval"),
         ]  # fmt: skip
 

@@ -15,11 +15,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from dataset_conversion import probe
 from nnunet_mamba.names import networks, suffixes
 from nnunet_mamba.names.architecture_entry import architecture_for
 from nnunet_mamba.names.locate import check_trainer
-from nnunet_mamba.nnunet_folders import Dataset, Model
+from nnunet_mamba.nnunet_folders import Model
 from nnunet_mamba.planning.configurations import coarsened, isotropic_topology, with_topology
 from nnunet_mamba.study.crossval.commands import StockCommands, environment
 from nnunet_mamba.study.crossval.definition import Study
@@ -27,47 +26,15 @@ from nnunet_mamba.study.crossval.local import Slot, run_all
 from nnunet_mamba.study.crossval.steps import preparation, trainings
 from nnunet_mamba.study.protocol import reach_picture, reach_scores
 from nnunet_mamba.study.protocol.preparation import PLANS, add_configurations, parent_in, planned
+from nnunet_mamba.study.protocol.reach_probe import Probe
 from nnunet_mamba.trainers import seeding
 
-FIRST_ID = 601
 FOLD = 0
 """Whose validation cases no training sees"""
 RESULTS = "nnUNet_results"
 AUGMENTERS = "nnUNet_n_proc_DA"
 ALONE = "1"
 """Processes: for volumes this small, starting a second one takes longer than what it does"""
-
-
-@dataclass(frozen=True)
-class Probe:
-    """options: of `nnunet-mamba convert probe`; number: the place in the recipe, from 0. Raises ValueError for options
-    that are not allowed.
-    """
-
-    options: Mapping[str, Any]
-    number: int
-
-    def __post_init__(self) -> None:
-        task = probe.task_of(self.options)
-        allowed = ("task", *task.facts())
-        wrong = [name for name, value in self.options.items() if name not in allowed or isinstance(value, bool)]
-        if wrong:
-            raise ValueError(f"probes: {', '.join(wrong)} in {dict(self.options)}; allowed: {', '.join(allowed)}")
-
-    @property
-    def dataset(self) -> str:
-        return Dataset.of(FIRST_ID + self.number, probe.task_of(self.options).name).name
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of its volumes"""
-        return probe.task_of(self.options).shape
-
-    def command(self, cases: int) -> list[str]:
-        """What makes it"""
-        given = [text for name, value in self.options.items() for text in (f"--{name}", str(value))]
-        number = str(Dataset(self.dataset).number)
-        return ["nnunet-mamba", "convert", "probe", *given, "--cases", str(cases), "--unseen", "0", "-d", number]
 
 
 @dataclass(frozen=True)
@@ -129,7 +96,7 @@ class Reach:
         size = self.recipe["configuration"]
         parent = parent_in(plans, size["inherits_from"])
         coarsen = size.get("coarsen", 1)
-        patch = [math.ceil(n / coarsen) for n in made.shape]
+        patch = [math.ceil(n / coarsen) for n in made.task.shape]
         topology = isotropic_topology(size["topology"], len(patch))
         shared = with_topology(parent, topology, patch, size["batch_size"]) | coarsened(parent, coarsen)
         shared["inherits_from"] = size["inherits_from"]
@@ -171,7 +138,7 @@ class Reach:
             for seed in self.recipe["seeds"]:
                 study = self.study(made, seed)
                 for kind in self.kinds:
-                    training = reach_scores.Training(made.options, kind.name, seed, study, self.model(kind))
+                    training = reach_scores.Training(made, kind.name, seed, study, self.model(kind))
                     if training.has_ended:
                         yield training
 

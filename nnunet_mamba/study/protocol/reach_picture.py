@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -10,7 +11,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullFormatter
 
-AXES = {-1: "", 0: ", axis 0 (slowest in memory)", 1: ", axis 1", 2: ", axis 2 (fastest in memory)"}
+from nnunet_mamba.study.protocol.reach_probe import NO_AXIS
+
+AXES = {NO_AXIS: "", 0: ", axis 0 (slowest in memory)", 1: ", axis 1", 2: ", axis 2 (fastest in memory)"}
 WIDTH, HEIGHT, DPI = 5.2, 4.2, 150
 ASIDE = 0.012
 """Of the distance, by which networks are drawn apart"""
@@ -18,16 +21,15 @@ ASIDE = 0.012
 
 def draw(table: pd.DataFrame, found: pd.DataFrame, guessed: float, target: Path) -> None:
     """table: a row per dataset and network; found: a row per training; guessed: the Dice of who has not seen"""
-    panels = list(table[["task", "axis"]].drop_duplicates().itertuples(index=False))
+    panels = [(*of, rows) for of, rows in table.groupby(["task", "axis"], sort=False)]  # type: ignore[misc]
     colors = {name: f"C{i}" for i, name in enumerate(table["network"].unique())}
     figure, axes = plt.subplots(
         1, len(panels), figsize=(WIDTH * len(panels), HEIGHT), sharey=True, squeeze=False, layout="constrained"
     )
-    for ax, (task, axis) in zip(axes[0], panels, strict=True):
-        here = (table["task"] == task) & (table["axis"] == axis)
-        _panel(ax, table[here], found[(found["task"] == task) & (found["axis"] == axis)], colors)
+    for ax, (task, axis, rows) in zip(axes[0], panels, strict=True):
+        _panel(ax, rows, _where(found, task=task, axis=axis), colors)
         ax.axhline(guessed, color="0.4", linewidth=1)
-        ax.annotate("both sides, without having seen", (1, guessed), (-4, 3), xycoords=("axes fraction", "data"),
+        ax.annotate("both sides, without having seen", (1, guessed), (-4, -11), xycoords=("axes fraction", "data"),
                     textcoords="offset points", ha="right", fontsize=8, color="0.4")  # fmt: skip
         ax.set_title(f"{task}{AXES[axis]}", fontsize=10)
     axes[0, 0].set_ylabel("Dice of unseen cases, each seed and mean")
@@ -40,7 +42,7 @@ def draw(table: pd.DataFrame, found: pd.DataFrame, guessed: float, target: Path)
 def _panel(ax: Axes, table: pd.DataFrame, found: pd.DataFrame, colors: dict[str, str]) -> None:
     ends: dict[int, list[str]] = {}
     for place, (name, color) in enumerate(colors.items()):
-        rows, each = table[table["network"] == name].sort_values("far"), found[found["network"] == name]
+        rows, each = (_where(frame, network=name).sort_values(by="far") for frame in (table, found))
         aside = 1 + ASIDE * (place - (len(colors) - 1) / 2)
         ax.plot(rows["far"] * aside, rows["Dice"], color=color, label=name, linewidth=1.5)
         ax.plot(each["far"] * aside, each["Dice"], "o", color=color, markersize=4, alpha=0.7)
@@ -55,3 +57,10 @@ def _panel(ax: Axes, table: pd.DataFrame, found: pd.DataFrame, colors: dict[str,
     ax.xaxis.set_minor_formatter(NullFormatter())
     ax.set_ylim(-0.02, 1.02)
     ax.set_xlabel("distance in voxels; dashed: where the convolutions of a network end")
+
+
+def _where(frame: pd.DataFrame, **values: Any) -> pd.DataFrame:
+    """Rows with these values"""
+    for column, value in values.items():
+        frame = frame.loc[frame[column] == value, :]
+    return frame

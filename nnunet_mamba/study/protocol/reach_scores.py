@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,11 +21,10 @@ from nnunet_mamba.study.crossval.evidence import Trained
 from nnunet_mamba.study.evaluation.description import describe
 from nnunet_mamba.study.evaluation.empty_masks import EmptyRule
 from nnunet_mamba.study.evaluation.evaluate import Pairs, evaluate, question
+from nnunet_mamba.study.protocol.reach_probe import NO_AXIS, Probe
 
 METRICS = ("Dice", "clDice")
 CONFIDENCE = 0.95
-FAR = {"far-marker": "distance", "thin-tree": "length"}
-"""The option of a task that says how far a network has to see"""
 CHANNELS, CLASSES = 1, 2
 SETTING = ["task", "axis", "far", "network", "reach"]
 """What the seeds of a row of the table have in common"""
@@ -33,9 +32,9 @@ SETTING = ["task", "axis", "far", "network", "reach"]
 
 @dataclass(frozen=True)
 class Training:
-    """One that was announced. options: of its dataset; network: its name in the recipe."""
+    """One that was announced. network: its name in the recipe."""
 
-    options: Mapping[str, Any]
+    probe: Probe
     network: str
     seed: int
     study: Study
@@ -56,12 +55,11 @@ def of_trainings(ended: Iterable[Training]) -> pd.DataFrame:
 
 
 def _row(training: Training) -> dict[str, Any]:
-    task = training.options["task"]
     scores = _unseen(training)
     return {
-        "task": task,
-        "axis": training.options.get("axis", -1),
-        "far": training.options[FAR[task]],
+        "task": training.probe.options["task"],
+        "axis": training.probe.axis,
+        "far": training.probe.far,
         "network": training.network,
         "trainer": training.model.trainer,
         "configuration": training.model.configuration,
@@ -99,6 +97,7 @@ def of_seeds(found: pd.DataFrame, solved: float) -> pd.DataFrame:
     seeds had a Dice of at least this.
     """
     rows = []
+    setting: Any
     for setting, group in found.groupby(SETTING, sort=False):
         dice = group["Dice"].to_numpy()
         low, high = _interval(dice)
@@ -128,8 +127,11 @@ def as_markdown(table: pd.DataFrame) -> str:
     """What of_seeds returns, for people"""
     head = ("task", "axis", "far", "network", "reach", "solved", "Dice", "95 % interval", "each seed", "clDice")
     rows = [
-        (r.task, "" if r.axis < 0 else str(r.axis), str(r.far), r.network, str(r.reach), f"{r.solved} of {r.seeds}",
-         f"{r.Dice:.3f}", "" if np.isnan(r.low) else f"{r.low:.3f} to {r.high:.3f}", r.each, f"{r.clDice:.3f}")
-        for r in table.itertuples()
+        (
+            r["task"], "" if r["axis"] == NO_AXIS else str(r["axis"]), str(r["far"]), r["network"], str(r["reach"]),
+            f"{r['solved']} of {r['seeds']}", f"{r['Dice']:.3f}",
+            "" if np.isnan(r["low"]) else f"{r['low']:.3f} to {r['high']:.3f}", r["each"], f"{r['clDice']:.3f}",
+        )
+        for r in table.to_dict("records")
     ]  # fmt: skip
     return markdown.table(head, rows)

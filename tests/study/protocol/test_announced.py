@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -82,6 +83,12 @@ def test_every_seed_has_a_folder_of_results_and_a_failure_stops_no_other(
     assert not (study.out / "seeds.csv").exists(), "one seed says nothing about luck"
 
 
+def test_some_folds_where_the_recipe_names_them(study: announced.Announced) -> None:
+    assert "-f" not in study.command(7)
+    some = replace(study, recipe={**RECIPE, "folds": [3, 0]}).command(7)
+    assert some[some.index("-f") + 1 : some.index("-device")] == ["3", "0"]
+
+
 def test_without_scores_there_is_no_table(study: announced.Announced) -> None:
     study.report()
     assert not study.out.exists()
@@ -91,6 +98,8 @@ def test_without_scores_there_is_no_table(study: announced.Announced) -> None:
     ("change", "message"),
     [
         ({"training": "AdamV_1epoch"}, r"small: training AdamV_1epoch; expected suffixes as in"),
+        ({"folds": [5]}, r"small: folds \[5\]; expected a list of whole numbers from 0 to 4"),
+        ({"folds": [True]}, r"small: folds \[True\]; expected"),
         ({"seeds": []}, r"small: seeds \[\]; expected a list of whole numbers"),
         ({"pairs": [["nnUNetTrainer"]]}, "small: pairs .*; expected a list of pairs of names of trainers"),
         ({"repeated": ["nnUNetTrainer"]}, "small: repeated nnUNetTrainer; expected trainers of pairs or others"),

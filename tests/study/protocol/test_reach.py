@@ -74,6 +74,7 @@ def test_every_dataset_is_made_once_and_trained_with_every_seed(
     assert study.run([7, 8]) == 1, "a failure stops no other training, and is told"
     first, second = "Dataset601_FarMarkerD8Axis0", "Dataset602_ThinTreeL32Gap3"
     assert asked == [first, 7, 8, "report", second, 7, 8, "report"]
+    assert [(p.axis, p.far) for p in study.probes] == [(0, 8), (-1, 32)]
     assert study.probes[0].command(10) == [
         "nnunet-mamba", "convert", "probe", "--task", "far-marker", "--axis", "0", "--distance", "8", "--width", "16",
         "--cases", "10", "--unseen", "0", "-d", "601",
@@ -121,10 +122,10 @@ def test_all_networks_have_the_recipes_stages_and_one_its_keywords(
 
 def _reaches(study: reach.Reach, plans: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     monkeypatch.setattr(reach.Study, "plans_file", lambda self, model: plans)
-    made = study.study(study.probes[0], 7)
-    return {
-        k.name: reach_scores.reach_of(reach_scores.Training({}, k.name, 7, made, study.model(k))) for k in study.kinds
-    }
+    probe = study.probes[0]
+    made = study.study(probe, 7)
+    trainings = [reach_scores.Training(probe, k.name, 7, made, study.model(k)) for k in study.kinds]
+    return {training.network: reach_scores.reach_of(training) for training in trainings}
 
 
 def _trainings(*rows: tuple[int, str, int, float]) -> pd.DataFrame:
@@ -183,7 +184,8 @@ def test_without_trainings_there_is_no_table(study: reach.Reach) -> None:
         ({"networks": [{"name": "a", "trainer": "nnUNetTrainerSegMmaba"}]}, "did you mean|SegMamba"),
         ({"networks": [{"name": "a", "trainer": "nnUNetTrainer", "keywords": {"scan": "forward"}}]}, "leave them out"),
         ({"networks": [{"name": "a", "trainer": "nnUNetTrainer"}] * 2}, "a, a: names of two networks are"),
-        ({"probes": [{"task": "far-marker", "size": 24}]}, "probes: size in .*; allowed: task, distance, axis"),
+        ({"probes": [{"task": "far-marker", "size": 24}]}, "unknown size in .*; allowed: task, distance, axis"),
+        ({"probes": [{"task": "far-marker", "distance": "8"}]}, "expected whole numbers besides the task"),
         ({"probes": [{"task": "far-marker", "length": 24}]}, "--length belongs to --task thin-tree"),
         ({"probes": [{"task": "far-marker", "distance": 7}]}, "--distance 7: expected 8 to 240"),
         ({"probes": [{"task": "near"}]}, "--task near: unknown"),
@@ -195,9 +197,13 @@ def test_without_trainings_there_is_no_table(study: reach.Reach) -> None:
 )
 def test_what_is_no_study_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     recipe = copy.deepcopy(RECIPE) | change
-    with pytest.raises(ValueError, match=message):
+
+    def made() -> reach.Reach:
         check_reach(recipe)
-        reach.Reach(tmp_path, "cpu", recipe)
+        return reach.Reach(tmp_path, "cpu", recipe)
+
+    with pytest.raises(ValueError, match=message):
+        made()
 
 
 def test_data_are_asked_for_where_they_are_needed_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
