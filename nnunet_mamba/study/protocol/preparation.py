@@ -15,6 +15,7 @@ from nnunet_mamba.whole_files import read_object, write_json
 
 PLANS = "nnUNetPlans"
 PROCESSES = "2"
+CHECK = "--verify_dataset_integrity"
 REFERENCES = "labelsTs_reference"
 """Where a download may have the labels of its unseen cases"""
 
@@ -35,7 +36,7 @@ class Preparation:
     def run(self) -> None:
         """What is done is not done again. Raises CommandFailedError for one of nnU-Net's commands."""
         convert = ["nnUNetv2_convert_MSD_dataset", "-i", str(self.source), "-np", PROCESSES]
-        plans = planned(self.dataset, self.commands, convert)
+        plans = planned(self.dataset, self.commands, convert, [CHECK, "-np", PROCESSES])
         reference = self.source / REFERENCES
         if reference.is_dir():
             shutil.copytree(reference, Dataset(self.dataset).unseen_labels, dirs_exist_ok=True)
@@ -44,8 +45,11 @@ class Preparation:
             add_configurations(plans, {self.size["configuration"]: added}, self.recipe)
 
 
-def planned(dataset: str, commands: StockCommands, convert: Sequence[str], processes: str = PROCESSES) -> Path:
-    """The dataset made by the command `convert`, checked and planned; returns its plans. Raises CommandFailedError."""
+def planned(dataset: str, commands: StockCommands, convert: Sequence[str], looks: Sequence[str]) -> Path:
+    """The dataset made by the command `convert` and planned; returns its plans. Raises CommandFailedError.
+
+    looks: options with which nnU-Net looks at the data.
+    """
     folders = Dataset(dataset)
     if folders.raw.is_dir() and not (commands.root / "steps" / "convert.done").is_file():
         # a half-finished conversion, which a converter would refuse to touch
@@ -54,8 +58,8 @@ def planned(dataset: str, commands: StockCommands, convert: Sequence[str], proce
     commands.run("convert", convert, f"Make {dataset}")
     commands.run(
         "fingerprint",
-        ["nnUNetv2_extract_fingerprint", "-d", number, "--verify_dataset_integrity", "-np", processes],
-        "Check the data and take its fingerprint",
+        ["nnUNetv2_extract_fingerprint", "-d", number, *looks],
+        "Check the data and take its fingerprint" if CHECK in looks else "Take the fingerprint of the data",
     )
     commands.run("plan", ["nnUNetv2_plan_experiment", "-d", number], "Plan")
     return folders.plans(PLANS)

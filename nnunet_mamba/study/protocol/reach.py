@@ -92,7 +92,7 @@ class Reach:
         """The dataset and its plans, with a configuration for all networks and one for each with keywords"""
         # nnU-Net's planner does not take 0 of them
         commands = StockCommands(self.out / made.dataset, environment(self.device) | {AUGMENTERS: ALONE})
-        plans = planned(made.dataset, commands, made.command(self.recipe["cases"]), ALONE)
+        plans = planned(made.dataset, commands, made.command(self.recipe["cases"]), ["-np", ALONE])
         size = self.recipe["configuration"]
         parent = parent_in(plans, size["inherits_from"])
         coarsen = size.get("coarsen", 1)
