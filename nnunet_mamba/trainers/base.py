@@ -19,18 +19,11 @@ from nnunet_mamba.plan_checks import check_configuration, check_labels
 from nnunet_mamba.trainers.parameter_groups import undecayed
 from nnunet_mamba.trainers.safe import SafeTrainer
 
-FEWEST_SUPERVISED = 2
-
 
 class nnUNetTrainerMamba(SafeTrainer):
     """Subclasses name a network; works with that network's plans and with any plan of nnU-Net's own planners."""
 
     mamba_network: ClassVar[Network]
-
-    def _set_values(self) -> None:
-        strides = self.configuration_manager.network_arch_init_kwargs["strides"]
-        # nnU-Net gives the coarsest output the weight zero: with a single output its loss would be 0 / 0
-        self.enable_deep_supervision = len(strides) > FEWEST_SUPERVISED
 
     def undecayed_parameters(self) -> set[nn.Parameter]:
         """Parameters of the scan and of norms."""

@@ -35,6 +35,10 @@ OUR_STATE = "nnunet_mamba"
 """Key in nnU-Net's `init_args`, the one place of its checkpoints where something can be added."""
 
 
+SINGLE_OUTPUT = 2
+"""Stages of a network that has one"""
+
+
 class EarlyStop(Exception):  # noqa: N818  not an error: the way out of nnU-Net's loop
     """No better epoch for as long as was asked to wait."""
 
@@ -85,6 +89,10 @@ class SafeTrainer(nnUNetTrainer):
 
     def _set_values(self) -> None:
         """Where a trainer's settings differ from nnU-Net's. The constructor's last act."""
+        stages = self.configuration_manager.network_arch_init_kwargs.get("strides", ())
+        if len(stages) == SINGLE_OUTPUT:
+            # nnU-Net gives the coarsest output the weight zero: with a single output its loss would be 0 / 0
+            self.enable_deep_supervision = False
 
     # ---------------------------------------------------------------- building
 

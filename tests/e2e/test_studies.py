@@ -37,16 +37,18 @@ def _study(recipe: dict[str, Any], folder: Path, *more: str) -> str:
 def test_reach(tmp_path: Path) -> None:
     recipe = load_recipe("reach_study") | {"cases": 10, "seeds": [3], "training": SHORT}
     recipe["probes"] = [{"task": "far-marker", "axis": 2, "distance": 8, "width": 16}]
-    recipe["networks"] = [n for n in recipe["networks"] if n["name"] == "Mamba-encoder-forward"]
+    recipe["networks"] = [n for n in recipe["networks"] if n["name"] == "nnU-Net"]
     text = _study(recipe, tmp_path)
     assert "1 of 1 announced trainings" in text
     out = tmp_path / "out"
     (row,) = pd.read_csv(out / "trainings.csv").to_dict("records")
     assert {k: row[k] for k in ("task", "axis", "far", "seed", "cases", "reach")} == {
-        "task": "far-marker", "axis": 2, "far": 8, "seed": 3, "cases": 2, "reach": 12
+        "task": "far-marker", "axis": 2, "far": 8, "seed": 3, "cases": 2, "reach": 16
     }  # fmt: skip
     assert 0 <= row["Dice"] <= 1
     assert row["seconds"] > 0
+    (log,) = out.glob("seed_3/nnUNet_results/Dataset601_FarMarkerD8Axis2/*/fold_0/training_log_*.txt")
+    assert "not finite" not in log.read_text()
     assert (out / "reach.png").stat().st_size > 10_000
     (checkpoint,) = out.glob("seed_3/nnUNet_results/Dataset601_FarMarkerD8Axis2/*/fold_0/checkpoint_final.pth")
     before = checkpoint.stat().st_mtime_ns

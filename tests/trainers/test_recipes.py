@@ -18,7 +18,7 @@ from nnunet_mamba.names import networks, suffixes
 from nnunet_mamba.names.locate import locate
 from nnunet_mamba.trainers.parameter_groups import undecayed
 from nnunet_mamba.trainers.schedules import CosineWithWarmUp, SlowedSchedule
-from tests.stock_plans import DATASET_JSON, stock_plans
+from tests.stock_plans import DATASET_JSON, stock_architecture, stock_plans
 from tests.trainers.test_losses import REGIONS
 from tests.trainers.tiny import log_of, make, without_pictures, write_preprocessed
 
@@ -218,6 +218,19 @@ def test_a_patience_never_reached_changes_nothing(dataset: Path) -> None:
     trainer._waited_enough = lambda: False
     trainer.run_training()
     assert trainer.current_epoch == 3
+
+
+@pytest.mark.parametrize("name", ["nnUNetTrainer", "nnUNetTrainerUMambaBotNoMamba"])
+def test_two_stages_have_a_loss(folders: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """nnU-Net's weights of a single output are 0 / 0."""
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    plans = stock_plans()
+    plans["configurations"]["3d_fullres"]["architecture"] = stock_architecture(3, 2)
+    write_preprocessed(folders, plans=plans)
+    trainer = without_pictures(make(f"{name}_1epoch_2its", plans=plans))
+    trainer.run_training()
+    assert "not finite" not in log_of(trainer)
+    assert np.isfinite(trainer.logger.local_logger.my_fantastic_logging["train_losses"]).all()
 
 
 def test_without_mirroring(dataset: Path) -> None:
