@@ -49,6 +49,7 @@ from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPre
 from nnunetv2.preprocessing.resampling import default_resampling
 from nnunetv2.run import run_training
 from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
+from nnunetv2.training.data_augmentation.compute_initial_patch_size import get_patch_size
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class, nnUNetDatasetBlosc2
 from nnunetv2.training.logging.nnunet_logger import LocalLogger, MetaLogger
@@ -91,6 +92,7 @@ from nnunet_mamba.trainers.checkpoint_files import BEST, LATEST
 from nnunet_mamba.trainers.loading import in_order
 from nnunet_mamba.trainers.losses import TOPK_TRAINERS
 from nnunet_mamba.trainers.safe import SafeTrainer
+from nnunet_mamba.trainers.suffixed import NNUNET_SCALING
 from tests.reliances import (
     LINES_ARE_OF,
     RELIANCES,
@@ -970,6 +972,21 @@ def test_mirroring_axes() -> None:
     (unpacked,) = (n for n in nodes(nnUNetTrainer.get_dataloaders, ast.Assign)
                    if ast.unparse(n.value) == f"{function}()")  # fmt: skip
     assert ast.unparse(unpacked.targets[0].elts[-1]) == "mirror_axes"
+
+
+@reliance
+@pytest.mark.parametrize("patch", [[16, 20, 24], [8, 8, 48]])
+def test_what_is_loaded_for_angles(patch: list[int]) -> None:
+    stand_in = Mock()
+    stand_in.configuration_manager.patch_size = patch
+    made = nnUNetTrainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size(stand_in)
+    angles, in_slices, loaded, _ = made
+    expected = get_patch_size(patch, angles, angles, angles, NNUNET_SCALING)
+    if in_slices:
+        expected[0] = patch[0]
+    assert in_slices == (max(patch) > 3 * patch[0])
+    assert list(loaded) == list(expected)
+    assert all(a > b for a, b in zip(loaded[1:], patch[1:], strict=True))
 
 
 @reliance

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from dataset_conversion.far_marker import FarMarker
 from dataset_conversion.phantom import random_of
+from nnunet_mamba.architectures.mamba_encoder import SCANS
 from nnunet_mamba.names import networks
 
 STOCK = "nnU-Net"
@@ -38,6 +39,7 @@ def main() -> None:
     parser.add_argument("--coarsen", type=int, default=2, help="voxels of so many mm")
     parser.add_argument("--stages", type=int, default=2)
     parser.add_argument("--single", action="store_true", help="U-Mamba: one residual block per stage instead of two")
+    parser.add_argument("--scan", choices=tuple(SCANS), help="Mamba encoder: its orders")
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--iterations", type=int, default=300)
@@ -45,7 +47,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.manual_seed(options.seed)
-    network = build(options.network, options.stages, SINGLE if options.single else {})
+    more = {**(SINGLE if options.single else {}), **({"scan": options.scan} if options.scan else {})}
+    network = build(options.network, options.stages, more)
     train(network, cases(options, 0, CASES), cases(options, 1, UNSEEN), options)
 
 
