@@ -6,6 +6,8 @@ import copy
 import json
 import math
 import os
+import re
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from nnunet_mamba.study.protocol import reach, reach_picture, reach_scores
 from nnunet_mamba.trainers import seeding
 from nnunet_mamba.whole_files import read_object, write_json
 from tests.stock_plans import stock_plans
+from tests.test_readme import ROOT
 
 RECIPE: dict[str, Any] = {
     "name": "small",
@@ -217,3 +220,26 @@ def test_data_are_asked_for_where_they_are_needed_only(tmp_path: Path, capsys: p
     assert main(["study", str(recipe), "--seeds", "9", *out]) == 2
     assert "--seeds 9: not of this study; it announces 7 8" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_trial_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    trial = runpy.run_path(str(ROOT / "docs" / "case-studies" / "reach" / "trial.py"))
+    trial["main"].__globals__.update(CASES=4, UNSEEN=2)
+    arguments = ["MambaEncoder", "8", "--scan", "forward", "--iterations", "1", "--warm-up", "1"]
+    monkeypatch.setattr("sys.argv", ["trial.py", *arguments])
+    trial["main"]()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["0", "1"]
+    assert all(re.fullmatch(r" +\d  Dice [01]\.\d{3}  right [0-2] of 2", line) for line in lines)
+
+
+def test_the_table_of_trials_is_that_of_their_file() -> None:
+    found = pd.read_csv(ROOT / "docs" / "case-studies" / "reach" / "trials.csv")
+    page = (ROOT / "docs" / "case-studies" / "reach.md").read_text()
+    table = reach_scores.of_seeds(found.assign(clDice=math.nan), 0.8)
+    for row in table.to_dict("records"):
+        cells = (
+            f"| {row['axis']} | {row['far']} | {row['network']} | {row['reach']} | {row['solved']} of {row['seeds']} |"
+        )
+        assert f"{cells} {row['Dice']:.3f} |" in page
+        assert f"| {row['each']} |" in page
