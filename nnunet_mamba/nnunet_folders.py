@@ -21,6 +21,7 @@ VARIABLES = {
 DATASET_NAME = re.compile(r"Dataset\d{3}_.+")
 IMAGES, LABELS, UNSEEN_IMAGES, UNSEEN_LABELS = "imagesTr", "labelsTr", "imagesTs", "labelsTs"
 DATASET_JSON, PLANS_JSON, SPLIT = "dataset.json", "plans.json", "splits_final.json"
+FINGERPRINT, DEBUG, SUMMARY, VALIDATION = "dataset_fingerprint.json", "debug.json", "summary.json", "validation"
 FINAL, LATEST, BEST = "checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth"
 SEPARATOR, FOLD = "__", "fold_"
 NNUNET_FOLDS = 5
@@ -139,7 +140,7 @@ class Dataset:
 
     @property
     def fingerprint(self) -> Path:
-        return self.preprocessed / "dataset_fingerprint.json"
+        return self.preprocessed / FINGERPRINT
 
     @property
     def split(self) -> Path:
@@ -210,6 +211,15 @@ class ModelFolder:
     def dataset_json(self) -> Path:
         return self.path / DATASET_JSON
 
+    @property
+    def fingerprint(self) -> Path:
+        """A copy that may be there: nnU-Net's training makes one"""
+        return self.path / FINGERPRINT
+
+    def validated(self) -> list[Path]:
+        """Files of all folds' validations, sorted"""
+        return sorted(self.path.glob(f"{FOLD}*/{VALIDATION}/*"))
+
     def fold(self, number: int | str) -> FoldFolder:
         """A number, or `ALL`"""
         return FoldFolder(self.path / f"{FOLD}{number}")
@@ -243,17 +253,17 @@ class FoldFolder:
     @property
     def validation(self) -> Path:
         """Predictions of the cases that the fold was not trained on"""
-        return self.path / "validation"
+        return self.path / VALIDATION
 
     @property
     def summary(self) -> Path:
         """Their scores, written last"""
-        return self.validation / "summary.json"
+        return self.validation / SUMMARY
 
     @property
     def debug(self) -> Path:
         """The trainer's settings and its device"""
-        return self.path / "debug.json"
+        return self.path / DEBUG
 
     def logs(self) -> list[Path]:
         """One per process, in the order of time"""

@@ -29,8 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.epilog = """Interrupted, it continues; done trainings are not repeated.
 
-examples: nnunet-mamba study hippocampus_study --data Task04_Hippocampus --out hippocampus_study
-          nnunet-mamba study reach_study --out reach_study"""
+example: nnunet-mamba study hippocampus_study --data Task04_Hippocampus --out hippocampus_study
+         nnunet-mamba study reach_study --out reach_study"""
 
 
 def run(options: argparse.Namespace) -> int:

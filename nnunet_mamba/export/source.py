@@ -15,14 +15,23 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from nnunet_mamba.nnunet_folders import DATASET_JSON, PLANS_JSON, ModelFolder, models_in
+from nnunet_mamba.nnunet_folders import (
+    DATASET_JSON,
+    DEBUG,
+    FINGERPRINT,
+    PLANS_JSON,
+    SUMMARY,
+    VALIDATION,
+    ModelFolder,
+    models_in,
+)
 
 NEXT_TO_PLANS = (
-    PLANS_JSON, DATASET_JSON, "dataset_fingerprint.json", "thresholds.json", "minimum_size.json", "model_card.json",
+    PLANS_JSON, DATASET_JSON, FINGERPRINT, "thresholds.json", "minimum_size.json", "model_card.json",
 )  # fmt: skip
 POSTPROCESSING = "postprocessing.json"
-OF_A_FOLD = (POSTPROCESSING, "debug.json")
-SUMMARY = PurePosixPath("validation/summary.json")
+OF_A_FOLD = (POSTPROCESSING, DEBUG)
+SCORES = PurePosixPath(VALIDATION, SUMMARY)
 SHOWN = 5
 
 
@@ -121,4 +130,4 @@ def _is_needed(entry: PurePosixPath, model: PurePosixPath, checkpoint: str) -> b
         return entry.name in NEXT_TO_PLANS
     if entry.parent.parent == model:
         return entry.name in (checkpoint, *OF_A_FOLD)
-    return entry.parent.parent.parent == model and entry.relative_to(entry.parents[1]) == SUMMARY
+    return entry.parent.parent.parent == model and entry.relative_to(entry.parents[1]) == SCORES

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nnunet_mamba.nnunet_folders import FIRST_CHANNEL
 from nnunet_mamba.prediction.dicom import Series, find_series, holds_dicom, is_dicom
 
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".gipl.gz", ".gipl", ".hdr")
@@ -89,11 +90,11 @@ def _single(sources: Sequence[Source], channel: str) -> list[Case]:
     cases = []
     for source in sources:
         match = NUMBERED.fullmatch(source.stem)
-        if match and match[2] != "0000" and any(s.stem == f"{match[1]}_0000" for s in sources):
+        if match and f"_{match[2]}" != FIRST_CHANNEL and any(s.stem == match[1] + FIRST_CHANNEL for s in sources):
             raise ValueError(
                 f"{source.path}: a second channel of {match[1]}; this model has one, {channel}: leave it out"
             )
-        cases.append(Case(match[1] if match and match[2] == "0000" else source.stem, (source,)))
+        cases.append(Case(source.stem.removesuffix(FIRST_CHANNEL), (source,)))
     return cases
 
 

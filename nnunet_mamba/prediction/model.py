@@ -22,7 +22,6 @@ from nnunet_mamba.whole_files import read_object
 
 VOLUMES = (".nii.gz", ".nii", ".nrrd", ".mha", ".gipl")
 """Endings of models that are for volumes"""
-FINGERPRINT = "dataset_fingerprint.json"
 WANTED = "give a zip of nnUNetv2_export_model_to_zip, nnU-Net's folder of a model, or a data set's number or name"
 SHOWN = 10
 
@@ -120,7 +119,7 @@ def usable(model: TrainedModel, stored: bool = True) -> Usable:
     if not isinstance(names, dict) or len(names) != len(schemes):
         raise ValueError(f"{path}: names other channels than the {len(schemes)} of {model.folder.plans}")
     channels = tuple(str(names.get(str(k), k)) for k in range(len(names)))
-    fingerprint = model.folder.path / FINGERPRINT
+    fingerprint = model.folder.fingerprint
     masks = dict(describe(content, path).masks)
     found = read_object(fingerprint) if fingerprint.is_file() else None
     told: list[str] = []

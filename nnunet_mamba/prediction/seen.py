@@ -9,7 +9,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from dataset_conversion.grid import geometry
-from nnunet_mamba.nnunet_folders import FOLD, ModelFolder
+from nnunet_mamba.nnunet_folders import ModelFolder
 from nnunet_mamba.study.evaluation.description import ENDINGS
 from nnunet_mamba.whole_files import read_object
 
@@ -26,7 +26,7 @@ def orientations_of(folder: ModelFolder) -> tuple[str, ...]:
         stored = read_object(card).get("orientations")
         if isinstance(stored, list) and all(isinstance(o, str) for o in stored):
             return tuple(stored)
-    return orientations_in(sorted(folder.path.glob(f"{FOLD}*/validation/*")))
+    return orientations_in(folder.validated())
 
 
 def orientations_in(files: Iterable[Path]) -> tuple[str, ...]:

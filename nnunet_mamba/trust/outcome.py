@@ -76,7 +76,7 @@ class Outcome:
             "measures": {
                 name: {
                     "limit": m.limit,
-                    "validation": sorted(c.measures.values()[name] for c in self.cases),
+                    "validated": sorted(c.measures.values()[name] for c in self.cases),
                     "AURC": _estimate(m.ranking.aurc), "excess_AURC": _estimate(m.ranking.excess),
                     "rank_correlation": _estimate(m.ranking.correlation), "p_of_chance": m.ranking.p,
                     "AURC_best": m.ranking.best, "AURC_chance": m.ranking.chance,
@@ -162,7 +162,7 @@ class Stored:
                 tuple(map(str, content["models"])), content["members"], int(content["members_per_case"]),
                 _number(content["failure_below_dice"]), content["chosen"],
                 {n: None if m["limit"] is None else _number(m["limit"]) for n, m in measures.items()},
-                {n: [_number(v) for v in m["validation"]] for n, m in measures.items()},
+                {n: [_number(v) for v in m["validated"]] for n, m in measures.items()},
                 _flag(content["better_than_chance"]),
                 None if content["temperature"] is None else _number(content["temperature"]),
             )  # fmt: skip

@@ -339,8 +339,8 @@ def test_cases_without_any_foreground_have_no_temperature(tmp_path: Path) -> Non
     [
         {"chosen": "luck"}, {"chosen": None}, {"measures": {}}, {"measures": []}, {"members": "crowd"},
         {"failure_below_dice": "low"}, {"models": ["a", "b"]}, {"temperature": True}, {"better_than_chance": 1},
-        {"measures": {"entropy": {"limit": "x", "validation": [0.1]}}, "chosen": "entropy"},
-        {"measures": {"entropy": {"limit": 0.1, "validation": []}}, "chosen": "entropy"},
+        {"measures": {"entropy": {"limit": "x", "validated": [0.1]}}, "chosen": "entropy"},
+        {"measures": {"entropy": {"limit": 0.1, "validated": []}}, "chosen": "entropy"},
     ],
 )  # fmt: skip
 def test_a_trust_json_of_something_else_is_refused(model: Path, change: dict[str, Any]) -> None:
