@@ -97,7 +97,7 @@ def test_published_names_survive_inside_another_module() -> None:
 
 
 def test_dead_parameters_of_segresmamba_are_left_out_and_listed() -> None:
-    published = json.loads((DATA / "state_dict_keys" / "segresmamba_in4_out3.json").read_text())
+    published = json.loads((DATA / "state_dict_keys" / "segresmamba_in4_out3.json").read_text(encoding="utf-8"))
     with torch.device("meta"):
         weights = {key: torch.empty(shape) for key, shape in published.items()}
         network = released.build("segresmamba", in_chans=4, out_chans=3)

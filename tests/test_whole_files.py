@@ -48,7 +48,7 @@ def test_several_writers_leave_one_whole_file(tmp_path: Path) -> None:
     texts = [str(i) * 10_000 for i in range(8)]
     with ThreadPoolExecutor() as pool:
         list(pool.map(lambda text: write_text(path, text), texts))
-    assert path.read_text() in texts
+    assert path.read_text(encoding="utf-8") in texts
     assert list(tmp_path.iterdir()) == [path]
 
 

@@ -74,7 +74,7 @@ def _reset_peak() -> bool:
     """Give freed memory back to the system, then let its record of the peak start anew."""
     try:
         ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
         return True
     except (AttributeError, OSError, TypeError):
         return False
@@ -82,7 +82,7 @@ def _reset_peak() -> bool:
 
 def _status(field: str) -> int:
     """Bytes"""
-    for line in Path("/proc/self/status").read_text().splitlines():
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024
     raise OSError(f"/proc/self/status has no {field}")

@@ -234,7 +234,7 @@ def _machine(like: Tensor) -> tuple[str, ...]:
 
 def _driver() -> str:
     try:
-        return Path("/proc/driver/nvidia/version").read_text()
+        return Path("/proc/driver/nvidia/version").read_text(encoding="utf-8")
     except OSError:  # not Linux, or not NVIDIA
         return "unknown"
 

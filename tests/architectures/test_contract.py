@@ -274,7 +274,7 @@ def test_wrong_patch_is_refused_with_sizes_that_work(record: networks.Network, m
 # Another CPU or torch rounds in another order: 1.09e-9 was seen between an Intel and an AMD machine. Half as much again
 # in the eps of the norms, the smallest change one could make, is six times the tolerance or more
 FROZEN_TOLERANCE = 1e-7
-FROZEN = json.loads((Path(__file__).parent / "frozen_outputs.json").read_text())
+FROZEN = json.loads((Path(__file__).parent / "frozen_outputs.json").read_text(encoding="utf-8"))
 
 
 @every_network

@@ -68,7 +68,7 @@ def test_calls_that_would_take_too_long_are_left_out() -> None:
 def test_ops_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = tmp_path / "out.json"
     assert main(["bench", "ops", "-device", "cpu", "-size", "1", "4", "24", "3", "--out", str(target)]) == 0
-    written = json.loads(target.read_text())
+    written = json.loads(target.read_text(encoding="utf-8"))
     shown = capsys.readouterr().out
     assert "scan: batch 1, 4 channels, 24 tokens, forward (memory floor" in shown
     assert "| numba (ours) |" in shown
@@ -85,7 +85,7 @@ def test_network_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     target = tmp_path / "out.json"
     command = ["bench", "network", "-device", "cpu", "-patch", "16", "16", "16", "-features", "4", "8", "8"]
     assert main([*command, "-only", "SegMamba", "PlainConvUNet", "--out", str(target)]) == 0
-    rows = json.loads(target.read_text())["rows"]
+    rows = json.loads(target.read_text(encoding="utf-8"))["rows"]
     assert [r["network"] for r in rows] == ["SegMamba", "PlainConvUNet"]
     assert all(r["predict_seconds"] > 0 and r["train_seconds"] > 0 and r["parameters"] > 0 for r in rows)
     assert "| PlainConvUNet |" in capsys.readouterr().out
@@ -150,7 +150,7 @@ def test_memory_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     command = ["bench", "memory", "-device", "cpu", "-only", "SegResMamba", "PlainConvUNet", "--out", str(target)]
     assert main([*command, "-patch", "32", "32", "32", "-batch", "2"]) == 0
     shown = capsys.readouterr().out
-    rows = json.loads(target.read_text())["rows"]
+    rows = json.loads(target.read_text(encoding="utf-8"))["rows"]
     assert [(r["network"], r["patch"], r["batch"]) for r in rows] == [
         ("SegResMamba", [32, 32, 32], 2), ("PlainConvUNet", [32, 32, 32], 2),
     ]  # fmt: skip
@@ -169,7 +169,7 @@ def test_conversion_command(
     monkeypatch.setattr(conversion, "SIZES", {"asoca": (32, 32, 16), "brats2021": (24, 28, 20)})
     target = tmp_path / "out.json"
     assert main(["bench", "convert", "-device", "cpu", "-repeats", "1", "--out", str(target)]) == 0
-    rows = json.loads(target.read_text())["rows"]
+    rows = json.loads(target.read_text(encoding="utf-8"))["rows"]
     assert [(r["dataset"], r["files"]) for r in rows] == [("asoca", 8), ("brats2021", 20)]
     assert all(r["plain_seconds"] > 0 and r["converted_seconds"] > 0 for r in rows)
     assert "| asoca | 8 |" in capsys.readouterr().out
@@ -182,7 +182,7 @@ def test_figures_measured_before_a_crash_are_kept(tmp_path: Path, monkeypatch: p
 
     def measured(name: str, *rest: object) -> networks.NetworkRow:
         if target.exists():
-            seen.append([row["network"] for row in json.loads(target.read_text())["rows"]])
+            seen.append([row["network"] for row in json.loads(target.read_text(encoding="utf-8"))["rows"]])
         if name == "SegResMamba":
             raise KeyboardInterrupt
         return real(name, *rest)
@@ -192,7 +192,7 @@ def test_figures_measured_before_a_crash_are_kept(tmp_path: Path, monkeypatch: p
     names = ["PlainConvUNet", "LightMUNet", "SegResMamba"]
     assert main([*command, "--no-training", "-only", *names, "--out", str(target)]) == 130
     assert seen == [[], names[:1], names[:2]]
-    written = json.loads(target.read_text())
+    written = json.loads(target.read_text(encoding="utf-8"))
     assert [row["network"] for row in written["rows"]] == names[:2]
     assert written["kind"] == "network"
     assert written["machine"]["device"]

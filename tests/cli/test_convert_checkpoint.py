@@ -56,7 +56,9 @@ def test_u_mamba2_as_its_authors_save_it(files: dict[str, Path]) -> None:
     predictor = nnUNetPredictor(device=torch.device("cpu"), use_mirroring=False)
     predictor.initialize_from_trained_model_folder(str(files["out"]), use_folds=("all",))
     predictor.network.load_state_dict(predictor.list_of_parameters[0])
-    written = json.loads((files["out"] / "plans.json").read_text())["configurations"]["3d_fullres"]["architecture"]
+    written = json.loads((files["out"] / "plans.json").read_text(encoding="utf-8"))["configurations"]["3d_fullres"][
+        "architecture"
+    ]
     assert written["arch_kwargs"]["headdim"] == 80
     x = torch.randn(1, 1, 32, 32, 32)
     with torch.no_grad():

@@ -185,7 +185,7 @@ def test_wrong_names_are_told_with_what_is_there(tmp_path: Path) -> None:
         (Path(folder) / "Dataset004_X").mkdir(parents=True)
     plans = tmp_path / "nnUNet_preprocessed" / "Dataset004_X" / "nnUNetPlans.json"
     plans.write_text(json.dumps({"configurations": {"2d": {}, "3d_fullres": {}}}))
-    (tmp_path / "plans.json").write_text(plans.read_text())
+    (tmp_path / "plans.json").write_text(plans.read_text(encoding="utf-8"))
     (tmp_path / "nnUNet_results" / "Dataset004_X" / MODEL).mkdir()
     (tmp_path / "nnUNet_results" / "Dataset004_X" / MODEL / "plans.json").touch()
     grid = {"configuration": "3d_lowres", "trainer": "nnUNetTrainer", "batch_size": [2]}

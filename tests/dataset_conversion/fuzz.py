@@ -81,7 +81,7 @@ def as_nnunet(target: Path) -> None:
     cases = get_filenames_of_train_images_and_targets(str(target), text)
     _ask(len(cases) == text["numTraining"] == len(list((target / "labelsTr").iterdir())), "numTraining")
     folds = target / "splits_final.json"
-    for fold in json.loads(folds.read_text()) if folds.exists() else ():
+    for fold in json.loads(folds.read_text(encoding="utf-8")) if folds.exists() else ():
         _ask(sorted(fold["train"] + fold["val"]) == sorted(cases), "folds")
     for files in cases.values():
         images, a = SimpleITKIO().read_images(files["images"])
@@ -310,13 +310,13 @@ def description_case(dice: random.Random, folder: Path) -> tuple[list[str], Call
             "lowest", "licence", "unknown"]  # fmt: skip
     change = {dice.choice(keys): dice.choice(HOSTILE) for _ in range(dice.randint(1, 3))}
     arguments = _generic(folder, **change)
-    text = (folder / "description" / "description.json").read_text()
+    text = (folder / "description" / "description.json").read_text(encoding="utf-8")
     if dice.random() < 0.1:
         (folder / "description" / "description.json").write_text(text[: dice.randrange(len(text))])
 
     def check(target: Path, told: str) -> None:
         labels = {**DESCRIPTION, **change}["labels"]
-        _ask(json.loads((target / "dataset.json").read_text())["labels"] == labels, "labels")
+        _ask(json.loads((target / "dataset.json").read_text(encoding="utf-8"))["labels"] == labels, "labels")
 
     return arguments, check
 

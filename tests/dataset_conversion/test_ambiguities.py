@@ -157,7 +157,7 @@ def test_names_of_asoca_become_plain(tmp_path: Path) -> None:
     target = tmp_path / "raw" / "Dataset510_ASOCA"
     made = sorted(p.name for p in (target / "labelsTr").iterdir())
     assert made[2:] == ["Normal_02.nii.gz", "Normal_a__b____c___.nii.gz"]
-    report = json.loads((target / "conversion_report.json").read_text())
+    report = json.loads((target / "conversion_report.json").read_text(encoding="utf-8"))
     assert report["training"] == 4
 
 
@@ -266,7 +266,10 @@ def test_images_of_two_channels_keep_their_order_and_grid(tmp_path: Path) -> Non
                str(described(tmp_path / "description", images=images))]  # fmt: skip
     assert main(command) == 0
     target = tmp_path / "raw" / "Dataset530_Trial"
-    assert json.loads((target / "dataset.json").read_text())["channel_names"] == {"0": "first", "1": "second"}
+    assert json.loads((target / "dataset.json").read_text(encoding="utf-8"))["channel_names"] == {
+        "0": "first",
+        "1": "second",
+    }
     for name, array in arrays.items():
         made = sitk.ReadImage(str(target / "imagesTr" / f"{name}_0001.nii.gz"))
         assert np.array_equal(sitk.GetArrayFromImage(made).T, array)

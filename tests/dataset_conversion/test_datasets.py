@@ -51,14 +51,14 @@ def test_asoca(disease_folder: str, tmp_path: Path) -> None:
     assert {p.name for p in (target / "imagesTs").iterdir()} == {
         f"Test_{c}_{n:02d}_0000.nii.gz" for c, n in (("Normal", 0), ("Normal", 1), ("Diseased", 10), ("Diseased", 11))
     }
-    names = json.loads((target / "test_names.json").read_text())
+    names = json.loads((target / "test_names.json").read_text(encoding="utf-8"))
     assert names["Test_Diseased_10"] == f"Diseased/{disease_folder}/10.nrrd"
-    assert json.loads((target / "dataset.json").read_text())["channel_names"] == {"0": "CT"}
-    lines = (target / "cases.csv").read_text().splitlines()
+    assert json.loads((target / "dataset.json").read_text(encoding="utf-8"))["channel_names"] == {"0": "CT"}
+    lines = (target / "cases.csv").read_text(encoding="utf-8").splitlines()
     assert lines[0] == "case,patient,cohort"
     assert len(lines) == 15
     assert all(line.split(",")[2] in line.split(",")[0] for line in lines[1:])
-    folds = json.loads((target / "splits_final.json").read_text())
+    folds = json.loads((target / "splits_final.json").read_text(encoding="utf-8"))
     assert len(folds) == report.folds == 5
     for fold in folds:
         assert sorted(name.split("_")[0] for name in fold["val"]) == ["Diseased", "Normal"]
@@ -89,7 +89,7 @@ def test_asoca_of_2020_and_fixed_split(tmp_path: Path) -> None:
     found = find_asoca(tmp_path / "d", split="80-20")
     assert {c.id for c in found.cases} == {f"ASOCA_{k:02d}" for k in range(10)}
     convert(found, tmp_path / "raw", Options())
-    (fold,) = json.loads((tmp_path / "raw" / "Dataset510_ASOCA" / "splits_final.json").read_text())
+    (fold,) = json.loads((tmp_path / "raw" / "Dataset510_ASOCA" / "splits_final.json").read_text(encoding="utf-8"))
     assert (len(fold["train"]), len(fold["val"])) == (8, 2)
 
 
@@ -105,9 +105,9 @@ def test_brats_of_every_year(year: int, tmp_path: Path) -> None:
     assert found.dataset.name == f"BraTS{year}"
     assert [sum(c.is_test == t for c in report.cases) for t in (False, True)] == [6, 1]
     assert not report.problems
-    text = json.loads((target / "dataset.json").read_text())
+    text = json.loads((target / "dataset.json").read_text(encoding="utf-8"))
     check_labels(text["labels"], text["regions_class_order"])
-    folds = json.loads((target / "splits_final.json").read_text())
+    folds = json.loads((target / "splits_final.json").read_text(encoding="utf-8"))
     if year >= 2023:
         ends = ("000", "001") if year == 2023 else ("100", "101")
         twice = {f"BraTS-GLI-00004-{e}" for e in ends}
@@ -126,7 +126,7 @@ def test_regions_are_painted_back_to_the_labels(year: int, order: str, tmp_path:
     found = find_brats(tmp_path / "d", label_order=order)
     convert(found, tmp_path / "raw", Options())
     target = tmp_path / "raw" / found.dataset.folder
-    text = json.loads((target / "dataset.json").read_text())
+    text = json.loads((target / "dataset.json").read_text(encoding="utf-8"))
     manager = LabelManager(text["labels"], text["regions_class_order"])
     path = target / "labelsTr" / f"{case_name(year, 1)}.nii.gz"
     labels = nibabel.load(path).get_fdata().astype(int)
@@ -208,7 +208,7 @@ def test_imagecas_split_sheet(name: str, imagecas_tree: Path, tmp_path: Path) ->
     report = convert(imagecas.discover(imagecas_tree, {"split": 1}), tmp_path / "raw", Options())
     target = tmp_path / "raw" / "Dataset511_ImageCAS"
     assert {p.name for p in (target / "labelsTs").iterdir()} == {f"ImageCAS_{k:04d}.nii.gz" for k in (7, 8)}
-    (fold,) = json.loads((target / "splits_final.json").read_text())
+    (fold,) = json.loads((target / "splits_final.json").read_text(encoding="utf-8"))
     assert fold == {"train": [f"ImageCAS_{k:04d}" for k in range(1, 6)], "val": ["ImageCAS_0006"]}
     assert report.as_json()["training"] == 6
     other = imagecas.discover(imagecas_tree, {"split": 2})
@@ -240,10 +240,10 @@ def test_btcv(tmp_path: Path) -> None:
     _pair(root / "Testing" / "img" / "img0061.nii.gz", tmp_path / "unused.nii.gz", 61)
     convert(btcv.discover(tmp_path / "d", {"split": "24-6"}), tmp_path / "raw", Options())
     target = tmp_path / "raw" / "Dataset512_BTCV"
-    (fold,) = json.loads((target / "splits_final.json").read_text())
+    (fold,) = json.loads((target / "splits_final.json").read_text(encoding="utf-8"))
     assert fold["val"] == ["BTCV_0035", "BTCV_0036"]
     assert (target / "imagesTs" / "BTCV_0061_0000.nii.gz").is_file()
-    assert len(json.loads((target / "dataset.json").read_text())["labels"]) == 14
+    assert len(json.loads((target / "dataset.json").read_text(encoding="utf-8"))["labels"]) == 14
     transunet = btcv.discover(tmp_path / "d", {"split": "transunet"}).folds
     assert transunet is not None
     assert transunet[0]["val"] == [f"BTCV_{k:04d}" for k in (1, 2, 3, 4, 8, 35, 36)]
@@ -270,7 +270,7 @@ def test_generic(tmp_path: Path) -> None:
     description.write_text(json.dumps(text))
     report = convert(generic.discover(tmp_path / "d", {"describe": description}), tmp_path / "raw", Options())
     assert {c.id for c in report.cases} == {"P1_a", "P1_b", "P2_a", "P3__", "T9"}
-    folds = json.loads((tmp_path / "raw" / "Dataset530_Colon" / "splits_final.json").read_text())
+    folds = json.loads((tmp_path / "raw" / "Dataset530_Colon" / "splits_final.json").read_text(encoding="utf-8"))
     assert any({"P1_a", "P1_b"} == set(f["val"]) for f in folds), "patients stay together"
 
 
@@ -300,9 +300,9 @@ def test_msd_through_nnunets_converter(tmp_path: Path) -> None:
     assert main(["msd", "-i", str(source), "-o", str(tmp_path / "raw"), "-d", "44"]) == 0
     target = tmp_path / "raw" / "Dataset044_Hippocampus"
     assert {p.name for p in target.parent.iterdir()} == {target.name}, "no leftovers"
-    n = json.loads((target / "dataset.json").read_text())["numTraining"]
+    n = json.loads((target / "dataset.json").read_text(encoding="utf-8"))["numTraining"]
     assert n == len(list((target / "labelsTr").iterdir())) == len(list((source / "labelsTr").glob("*.nii.gz")))
-    assert len(json.loads((target / "splits_final.json").read_text())) == 5
+    assert len(json.loads((target / "splits_final.json").read_text(encoding="utf-8"))) == 5
 
 
 # --- common --------------------------------------------------------------------------------------------------------

@@ -192,4 +192,7 @@ def test_a_label_without_image_is_told(tmp_path: Path, capsys: pytest.CaptureFix
     assert main(command) == 2
     assert f"c2: {root / 'labels' / 'c2.nii.gz'}: a label without image" in capsys.readouterr().err
     assert main([*command, "--skip-incomplete"]) == 0
-    assert json.loads((tmp_path / "raw" / "Dataset530_Trial" / "dataset.json").read_text())["numTraining"] == 2
+    assert (
+        json.loads((tmp_path / "raw" / "Dataset530_Trial" / "dataset.json").read_text(encoding="utf-8"))["numTraining"]
+        == 2
+    )

@@ -74,7 +74,7 @@ def test_it_is_what_nnunets_converter_makes(channels: int, tmp_path: Path, monke
         assert b.GetSpacing() == pytest.approx(a.GetSpacing(), rel=1e-6)
         assert b.GetOrigin() == pytest.approx(a.GetOrigin(), abs=1e-5)
         assert b.GetDirection() == pytest.approx(a.GetDirection(), abs=1e-6)
-    a, b = (json.loads((folder / "dataset.json").read_text()) for folder in (theirs, ours))
+    a, b = (json.loads((folder / "dataset.json").read_text(encoding="utf-8")) for folder in (theirs, ours))
     assert (a["labels"], a["channel_names"]) == (b["labels"], b["channel_names"])
 
 

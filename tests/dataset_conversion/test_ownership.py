@@ -105,7 +105,7 @@ def test_two_processes_at_once(tmp_path: Path) -> None:
     n = 6 + 2 * codes.index(0)
     target = tmp_path / "raw" / TARGET
     assert len(list((target / "imagesTr").iterdir())) == len(list((target / "labelsTr").iterdir())) == n
-    assert json.loads((target / "dataset.json").read_text())["numTraining"] == n
+    assert json.loads((target / "dataset.json").read_text(encoding="utf-8"))["numTraining"] == n
 
 
 def test_the_lock_ends_with_its_process(tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ def test_a_file_in_the_place_of_a_folder(what: str, tmp_path: Path, capsys: pyte
     told = capsys.readouterr().err
     assert f"{place}: a file; expected a folder" in told
     assert "--resume" not in told
-    assert place.read_text() == "mine"
+    assert place.read_text(encoding="utf-8") == "mine"
 
 
 def test_no_advice_to_resume_where_nothing_was_written(

@@ -253,7 +253,7 @@ def test_nnunet_takes_it(task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     dataset = Dataset(folder.name)
     assert sorted(p.name for p in dataset.unseen_labels.iterdir()) == [f"unseen_000{k}.nii.gz" for k in (0, 1)]
     assert sorted(p.name for p in dataset.unseen_images.iterdir()) == [f"unseen_000{k}_0000.nii.gz" for k in (0, 1)]
-    facts = json.loads((folder / "probe.json").read_text())
+    facts = json.loads((folder / "probe.json").read_text(encoding="utf-8"))
     image = sitk.ReadImage(str(dataset.unseen_images / "unseen_0000_0000.nii.gz"))
     assert list(sitk.GetArrayViewFromImage(image).shape) == facts["shape"]
     assert image.GetSpacing() == (1, 1, 1)
@@ -263,7 +263,7 @@ def test_nnunet_takes_it(task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         strict=True,
     ):  # fmt: skip
         assert np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(path))), array)
-    folds = json.loads((folder / "splits_final.json").read_text())
+    folds = json.loads((folder / "splits_final.json").read_text(encoding="utf-8"))
     if task == "far-marker":
         for fold in folds:
             assert [int(name[-1]) % 2 for name in fold["val"]].count(0) == 1, "both answers in every fold"
@@ -272,7 +272,7 @@ def test_nnunet_takes_it(task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_it_is_repeated_by_what_it_says_of_itself(tmp_path: Path) -> None:
     assert main(_command("far-marker", tmp_path / "a", "--cases", "2", "--unseen", "1", "--seed", "9")) == 0
     (folder,) = (tmp_path / "a").iterdir()
-    again = json.loads((folder / "dataset.json").read_text())["reference"].split()
+    again = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))["reference"].split()
     assert again[:3] == ["nnunet-mamba", "convert", "probe"]
     assert main([*again[2:], "-o", str(tmp_path / "b")]) == 0
     assert hashes(tmp_path / "a") == hashes(tmp_path / "b")

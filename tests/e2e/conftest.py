@@ -101,7 +101,7 @@ class Workspace:
         return self.results / f"{trainer}__{plans}__{configuration}"
 
     def read_plans(self, name: str) -> dict[str, Any]:
-        return json.loads((self.preprocessed / f"{name}.json").read_text())
+        return json.loads((self.preprocessed / f"{name}.json").read_text(encoding="utf-8"))
 
     def write_plans(self, name: str, plans: dict[str, Any]) -> None:
         (self.preprocessed / f"{name}.json").write_text(json.dumps(plans, indent=1))

@@ -40,11 +40,14 @@ def test_brats_regions(tmp_path: Path) -> None:
     output = workspace.train("3d_fullres", 0, TRAINER, "-p", "nnUNetSegMambaPlans", "--npz")
     assert "Mean Validation Dice" in output
     summary = workspace.model(TRAINER, "nnUNetSegMambaPlans", "3d_fullres") / "fold_0" / "validation" / "summary.json"
-    assert set(json.loads(summary.read_text())["mean"]) == {"(1, 2, 3)", "(1, 3)", "(3,)"}
+    assert set(json.loads(summary.read_text(encoding="utf-8"))["mean"]) == {"(1, 2, 3)", "(1, 3)", "(3,)"}
     model = ("-d", "521", "-c", "3d_fullres", "-tr", TRAINER, "-p", "nnUNetSegMambaPlans")
     assert "gain, each case" in workspace.run("nnunet-mamba", "calibrate", *model)
     stored = summary.parents[2] / "thresholds.json"
-    chosen = {**json.loads(stored.read_text()), "thresholds": [0.3, 0.4, 0.45]}  # whatever two iterations led to
+    chosen = {
+        **json.loads(stored.read_text(encoding="utf-8")),
+        "thresholds": [0.3, 0.4, 0.45],
+    }  # whatever two iterations led to
     stored.write_text(json.dumps(chosen))
     assert "LabelManagerThresholds_300_400_450" in workspace.run("nnunet-mamba", "calibrate", *model, "--apply")
     workspace.run(
@@ -54,7 +57,7 @@ def test_brats_regions(tmp_path: Path) -> None:
     (predicted,), (npz,) = (list((tmp_path / "out").glob(f"*.{kind}")) for kind in ("nii.gz", "npz"))
     probabilities, painted = np.load(npz)["probabilities"], sitk.GetArrayFromImage(sitk.ReadImage(str(predicted)))
     expected = np.zeros(painted.shape, painted.dtype)
-    order = json.loads((workspace.raw / "dataset.json").read_text())["regions_class_order"]
+    order = json.loads((workspace.raw / "dataset.json").read_text(encoding="utf-8"))["regions_class_order"]
     for probability, threshold, value in zip(probabilities, chosen["thresholds"], order, strict=True):
         expected[probability > threshold] = value
     assert np.array_equal(painted, expected), "nnU-Net's own command applies the thresholds"
@@ -71,8 +74,10 @@ def test_asoca(tmp_path: Path) -> None:
     workspace = _convert(tmp_path, "asoca", "Dataset510_ASOCA")
     plans = workspace.read_plans("nnUNetSegMambaPlans")
     assert plans["configurations"]["3d_fullres"]["normalization_schemes"] == ["CTNormalization"]
-    folds = json.loads((workspace.preprocessed / "splits_final.json").read_text())
-    assert folds == json.loads((workspace.raw / "splits_final.json").read_text()), "the planner took our folds"
+    folds = json.loads((workspace.preprocessed / "splits_final.json").read_text(encoding="utf-8"))
+    assert folds == json.loads((workspace.raw / "splits_final.json").read_text(encoding="utf-8")), (
+        "the planner took our folds"
+    )
 
 
 def test_sweep_on_real_data(hippocampus: Workspace, tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def test_killed_continued_and_compared(hippocampus: Workspace, monkeypatch: pyte
     assert scores.groupby("model")["case"].nunique().to_dict() == {
         "nnUNetTrainerSegMamba__nnUNetSegMambaPlans": CASES, "nnUNetTrainer__nnUNetPlans": CASES,
     }  # fmt: skip
-    summary = json.loads((first / "validation" / "summary.json").read_text())
+    summary = json.loads((first / "validation" / "summary.json").read_text(encoding="utf-8"))
     ours = scores[(scores["model"].str.contains("SegMamba__")) & (scores["mask"] == "all masks")].set_index("case")[
         "Dice"
     ]
@@ -109,5 +109,5 @@ def _wait_until_free(lock: Path) -> None:
     """A command whose parent was killed ends by itself"""
     import fcntl
 
-    with lock.open() as file:
+    with lock.open(encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -62,7 +62,7 @@ def test_cross_validation_prediction_and_best_configuration(hippocampus: Workspa
         "nnUNetv2_find_best_configuration", "4", "-c", "3d_fullres", "-tr", SEGMAMBA + SHORT, TWIN + SHORT, "-p", OURS,
         "-f", "0", "1", "-np", "1",
     )  # fmt: skip
-    information = json.loads((hippocampus.results / "inference_information.json").read_text())
+    information = json.loads((hippocampus.results / "inference_information.json").read_text(encoding="utf-8"))
     assert len(information["all_results"]) == 3  # two models and their ensemble
 
     _predict(hippocampus, tmp_path / "a", "-c", "3d_fullres", "-tr", SEGMAMBA + SHORT, "-p", OURS)

@@ -48,7 +48,7 @@ def test_reach(tmp_path: Path) -> None:
     assert 0 <= row["Dice"] <= 1
     assert row["seconds"] > 0
     (log,) = out.glob("seed_3/nnUNet_results/Dataset601_FarMarkerD8Axis2/*/fold_0/training_log_*.txt")
-    assert "not finite" not in log.read_text()
+    assert "not finite" not in log.read_text(encoding="utf-8")
     assert (out / "reach.png").stat().st_size > 10_000
     (checkpoint,) = out.glob("seed_3/nnUNet_results/Dataset601_FarMarkerD8Axis2/*/fold_0/checkpoint_final.pth")
     before = checkpoint.stat().st_mtime_ns
@@ -62,7 +62,7 @@ def test_hippocampus(tmp_path: Path) -> None:
     data = tmp_path / SOURCE.name
     for name in ("imagesTr", "labelsTr", "imagesTs"):
         (data / name).mkdir(parents=True)
-    description = json.loads((SOURCE / "dataset.json").read_text())
+    description = json.loads((SOURCE / "dataset.json").read_text(encoding="utf-8"))
     description |= {"training": description["training"][:CASES], "numTraining": CASES, "test": [], "numTest": 0}
     (data / "dataset.json").write_text(json.dumps(description))
     for name in sorted(p.name for p in (SOURCE / "imagesTr").glob("*.nii.gz"))[:CASES]:

@@ -25,7 +25,7 @@ def test_trust_of_a_cross_validation(hippocampus: Workspace) -> None:
     rows = pd.read_csv(model / "trust" / "trust.csv").set_index("case")
     assert len(rows) == CASES
     for fold in (0, 1):
-        summary = json.loads((model / f"fold_{fold}" / "validation" / "summary.json").read_text())
+        summary = json.loads((model / f"fold_{fold}" / "validation" / "summary.json").read_text(encoding="utf-8"))
         for case in summary["metric_per_case"]:
             name = case["prediction_file"].split("/")[-1].removesuffix(".nii.gz")
             scores = [s["Dice"] for s in case["metrics"].values()]

@@ -99,7 +99,7 @@ def test_command_writes_one_file_per_fold(
     assert code == 0, text
     assert re.search(r"differs from torch by .* a patch takes .* s in onnxruntime, .* s in torch", text)
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["fold_1.onnx", "model.json"]
-    content = json.loads((tmp_path / "out" / "model.json").read_text())
+    content = json.loads((tmp_path / "out" / "model.json").read_text(encoding="utf-8"))
     assert content["onnx"]["input"] == {"name": "image", "type": "float32", "shape": ["batch", 1, *PATCH]}
     assert content["onnx"]["output"]["shape"] == ["batch", 2, *PATCH]
     assert content["versions"]["nnunet_mamba"] == __version__
@@ -128,7 +128,7 @@ def test_command_writes_one_file_per_fold(
 def test_model_json_has_what_a_runtime_needs(model: Path, quick: list[str], tmp_path: Path) -> None:
     content = folder.export(model, tmp_path / "out")
     assert quick == ["0", "1"], "all but fold all"
-    assert json.loads((tmp_path / "out" / "model.json").read_text()) == content
+    assert json.loads((tmp_path / "out" / "model.json").read_text(encoding="utf-8")) == content
     assert content["channels"] == [
         {"number": 0, "name": "MRI", "file": "CASE_0000.nii.gz", "normalization": "ZScoreNormalization",
          "use_mask": False, "intensities": {}},
@@ -263,7 +263,7 @@ def _checkpoint(**changes: Any) -> Callable[[Path, Path], Path]:
 
 def _json(name: str, **changes: Any) -> Callable[[Path, Path], Path]:
     def change(copy: Path) -> None:
-        content = {**json.loads((copy / name).read_text()), **changes}
+        content = {**json.loads((copy / name).read_text(encoding="utf-8")), **changes}
         (copy / name).write_text(json.dumps({k: v for k, v in content.items() if v is not None}))
 
     return _changed(change)

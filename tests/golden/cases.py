@@ -37,7 +37,7 @@ class Case:
             return arrays[name].astype(np.float64)
 
     def keys(self) -> dict[str, list[int]]:
-        return json.loads((self.folder / "keys" / f"{self.name}.keys.json").read_text())
+        return json.loads((self.folder / "keys" / f"{self.name}.keys.json").read_text(encoding="utf-8"))
 
     def input(self) -> Tensor:
         return torch.from_numpy(_normal(f"input:{self.name}", self.info["input_shape"])).double()
@@ -49,7 +49,7 @@ class Case:
 def read_cases(folder: Path) -> list[Case]:
     """All cases of a folder. Raises FileNotFoundError for a folder without any."""
     cases = [
-        Case(path.stem, folder, json.loads(path.read_text()))
+        Case(path.stem, folder, json.loads(path.read_text(encoding="utf-8")))
         for path in sorted(folder.glob("*.json"))
         if (folder / f"{path.stem}.npz").exists()
     ]

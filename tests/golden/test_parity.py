@@ -223,7 +223,7 @@ PUBLISHED_SIZES = {
 
 @pytest.mark.parametrize("name", sorted(p.stem for p in (DATA / "state_dict_keys").glob("*.json")))
 def test_default_sizes_have_the_published_keys(name: str) -> None:
-    expected = json.loads((DATA / "state_dict_keys" / f"{name}.json").read_text())
+    expected = json.loads((DATA / "state_dict_keys" / f"{name}.json").read_text(encoding="utf-8"))
     kind, config, parameters = PUBLISHED_SIZES[name]
     with torch.device("meta"):
         network = released.build(kind, **config)

@@ -253,7 +253,7 @@ def table(target_name: str, dtype: str) -> dict[str, dict[str, Any]]:
 
 
 def record(kernels: dict[str, dict[str, Any]]) -> None:
-    counts = json.loads(COUNTS.read_text()) if COUNTS.exists() else {}
+    counts = json.loads(COUNTS.read_text(encoding="utf-8")) if COUNTS.exists() else {}
     counts[triton.__version__] = kernels
     COUNTS.write_text(json.dumps(dict(sorted(counts.items())), indent=1) + "\n")
 

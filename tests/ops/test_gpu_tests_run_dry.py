@@ -48,9 +48,9 @@ def test_the_exam_dry(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.gpu.exam", str(tmp_path), "--dry", "--only", "ops float32", "sanitizer"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout[-4000:]
-    found = json.loads((tmp_path / "exam.json").read_text())
+    found = json.loads((tmp_path / "exam.json").read_text(encoding="utf-8"))
     assert {name: row["state"] for name, row in found.items()} == {"ops float32": "ok", "sanitizer": "ok"}
-    figures = json.loads((tmp_path / "ops_float32.json").read_text())
+    figures = json.loads((tmp_path / "ops_float32.json").read_text(encoding="utf-8"))
     assert figures["kind"] == "ops"
     assert any(row["seconds"] for row in figures["rows"])
 
@@ -62,6 +62,8 @@ def test_a_step_that_hangs_or_fails_ends_alone(tmp_path: Path) -> None:
     sleeps = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(60)'])"
     exam.run(Step("hangs", ("-c", sleeps), 1))
     exam.run(Step("fails", ("-c", "raise SystemExit('no such thing')"), 60))
-    states = {name: row["state"] for name, row in json.loads((tmp_path / "exam.json").read_text()).items()}
+    states = {
+        name: row["state"] for name, row in json.loads((tmp_path / "exam.json").read_text(encoding="utf-8")).items()
+    }
     assert states == {"hangs": "more than 1 s", "fails": "ended with 1"}
     assert exam.results["fails"]["output"] == ["no such thing"]

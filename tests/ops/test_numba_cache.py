@@ -63,7 +63,7 @@ def test_code_is_compiled_anew_when_kernels_beside_it_change(kernels, tmp_path: 
     beside = tmp_path / "numba_other_kernels.py"
     beside.write_text("")
     for text, hits in (("", 0), ("", 1), ("# changed", 0), ("# changed", 1)):
-        if beside.read_text() != text:
+        if beside.read_text(encoding="utf-8") != text:
             beside.write_text(text)
         kernel = kernels("twice")
         assert kernel(3) == 6

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.skipif(
 ROOT = Path(__file__).parents[2]
 OLD = f"{OLDEST_TRITON}.1"
 """No Triton 3.3.0 can be installed beside a torch"""
-COUNTS = json.loads(compiled.COUNTS.read_text())
+COUNTS = json.loads(compiled.COUNTS.read_text(encoding="utf-8"))
 """By version of Triton, of sm_90 in bfloat16. They may only fall: tests/ops/compiled.py records them."""
 UNKNOWN_VERSION = 1.1
 """A Triton that nobody has counted yet may take so many times the most of those that were"""

@@ -50,7 +50,9 @@ def test_every_plan_trains_within_the_budget(name: str, fingerprint: dict[str, A
         made = planner(DATASET, gpu_memory_target_in_gb=SMALLEST_BUDGET)
         made.plan_experiment()
         path = folder / f"{made.plans_identifier}.json"
-        assert json.loads(path.read_text()) == json.loads(json.dumps(json.loads(path.read_text())))
+        assert json.loads(path.read_text(encoding="utf-8")) == json.loads(
+            json.dumps(json.loads(path.read_text(encoding="utf-8")))
+        )
         manager = PlansManager(str(path))
     assert ("3d_fullres" in manager.available_configurations) == (fingerprint["shape"][0] != 1)
     for configuration in manager.available_configurations:

@@ -89,10 +89,10 @@ def test_recipes_become_configurations(recipe_name: str, plans: DatasetPlans) ->
     ],
 )  # fmt: skip
 def test_recipes_that_do_not_fit(change: dict[str, Any], message: str, plans: DatasetPlans) -> None:
-    before = plans.path.read_text()
+    before = plans.path.read_text(encoding="utf-8")
     with pytest.raises(ValueError, match=message):
         merge({**load_recipe("segmamba_brats"), **change}, plans)
-    assert plans.path.read_text() == before
+    assert plans.path.read_text(encoding="utf-8") == before
 
 
 def test_a_recipe_without_its_keys_is_named() -> None:
@@ -105,7 +105,7 @@ def test_names_that_are_taken(plans: DatasetPlans) -> None:
     with pytest.raises(ValueError, match="a: in nnUNetPlans already, and different; give --overwrite"):
         plans.add({"a": {"inherits_from": "2d", "batch_size": 4}})
     assert plans.add({"a": {"inherits_from": "2d", "batch_size": 4}}, overwrite=True) == ["a"]
-    assert json.loads(plans.path.read_text())["configurations"]["a"]["batch_size"] == 4
+    assert json.loads(plans.path.read_text(encoding="utf-8"))["configurations"]["a"]["batch_size"] == 4
 
 
 def test_missing_plans_name_those_that_are_there(plans: DatasetPlans) -> None:

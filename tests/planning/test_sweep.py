@@ -82,11 +82,11 @@ def test_what_the_trainer_says_already_stays(plans: DatasetPlans) -> None:
 def test_grids_that_cannot_be(
     change: dict[str, Any], message: str, grid: Path, plans: DatasetPlans, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = plans.path.read_text()
-    grid.write_text(json.dumps({**GRID, **change}))
+    before = plans.path.read_text(encoding="utf-8")
+    grid.write_text(json.dumps({**GRID, **change}), encoding="utf-8")
     assert main(["sweep", "-d", "999", str(grid)]) == 2
     assert message in capsys.readouterr().err
-    assert plans.path.read_text() == before, "nothing written"
+    assert plans.path.read_text(encoding="utf-8") == before, "nothing written"
 
 
 def test_losses_for_exclusive_labels_are_refused_for_regions(plans: DatasetPlans) -> None:

@@ -27,7 +27,7 @@ def trained(model: Path, tmp_path: Path) -> Path:
         (folder / f"fold_{fold}" / "validation" / "summary.json").write_text(json.dumps({"metric_per_case": cases}))
         noted = {"num_epochs": "1000", "seed": "42", "precision": "None", "torch_version": "2.14.1"}
         (folder / f"fold_{fold}" / "debug.json").write_text(json.dumps(noted))
-    content = json.loads((folder / "dataset.json").read_text())
+    content = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
     content |= {"licence": "CC BY-SA 4.0", "reference": "Whoever converted this dataset was lazy and didn't pass it!"}
     (folder / "dataset.json").write_text(json.dumps(content))
     return folder
@@ -59,7 +59,7 @@ def test_it_is_written_kept_and_shown(trained: Path, tmp_path: Path, capsys: pyt
     assert cli.main(["card", str(trained), "-use", "research | only", "-zip", str(archive)]) == 0
     said = capsys.readouterr().out
     assert "not stated: where the training data come from" in said
-    assert "research \\| only" in (trained / "MODEL_CARD.md").read_text()
+    assert "research \\| only" in (trained / "MODEL_CARD.md").read_text(encoding="utf-8")
     names = zipfile.ZipFile(archive).namelist()
     place = f"Dataset004_Hippocampus/{NAME}/"
     added = {place + n for n in ("MODEL_CARD.md", "model_card.json", "minimum_size.json")}

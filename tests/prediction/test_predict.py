@@ -84,7 +84,7 @@ def test_what_is_beside_the_label_maps(results: Path) -> None:
     labels = _voxels(results / UNSEEN.name)
     for row, value in zip(rows, (1, 2), strict=False):
         assert float(row["ml"]) == pytest.approx((labels == value).sum() / 1000, rel=1e-3)
-    page = (results / "predictions.html").read_text()
+    page = (results / "predictions.html").read_text(encoding="utf-8")
     assert "hippocampus_173" in page
     assert "Not a medical device" in page
     data = json.loads(re.search(r'id="viewer-data">(.*?)</script>', page, re.S)[1])  # type: ignore[index]
@@ -122,7 +122,7 @@ def test_interrupted_it_continues(model: Path, tmp_path: Path, capsys: pytest.Ca
     assert "1 of 2 cases were predicted before" in capsys.readouterr().out
     assert (out / "a.nii.gz").stat().st_mtime_ns == before
     assert (_voxels(out / "a.nii.gz") == _voxels(out / "b.nii.gz")).all()
-    assert len((out / "volumes.csv").read_text().splitlines()) == 5
+    assert len((out / "volumes.csv").read_text(encoding="utf-8").splitlines()) == 5
     _predict(model, tmp_path / "b.nii.gz", "-o", out, "-f", "0", code=2)
     assert "predictions of another model" in capsys.readouterr().err
 

@@ -44,7 +44,7 @@ def test_models(model: Path, packed: Path, tmp_path: Path, capsys: pytest.Captur
     assert "no checkpoint_final.pth in fold 7" in _refused(capsys, out, model, UNSEEN, "-f", "7")
     cascade = tmp_path / "cascade" / NAME
     shutil.copytree(model, cascade)
-    plans = json.loads((cascade / "plans.json").read_text())
+    plans = json.loads((cascade / "plans.json").read_text(encoding="utf-8"))
     plans["configurations"]["3d_fullres"]["previous_stage"] = "3d_lowres"
     (cascade / "plans.json").write_text(json.dumps(plans))
     assert "second stage of a cascade and needs the predictions of 3d_lowres" in _refused(capsys, out, cascade, UNSEEN)

@@ -209,7 +209,7 @@ def _together(script: str, root: Path, *arguments: str, timeout: float) -> list[
     for process in processes:
         process.kill()
         process.wait()
-    outputs = [log.read_text() for log in logs]
+    outputs = [log.read_text(encoding="utf-8") for log in logs]
     assert codes == [0, 0], "\n".join(output[-3000:] for output in outputs)
     return outputs
 

@@ -75,4 +75,4 @@ def without_pictures(trainer: SafeTrainer) -> SafeTrainer:
 
 
 def log_of(trainer: SafeTrainer) -> str:
-    return Path(trainer.log_file).read_text()
+    return Path(trainer.log_file).read_text(encoding="utf-8")

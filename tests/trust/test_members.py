@@ -95,4 +95,4 @@ def test_the_mean_of_networks_is_that_of_their_probabilities(model: Path) -> Non
     assert mean == pytest.approx(expected, abs=1e-3)
     assert (labels == expected.argmax(0)).mean() > 0.999
     assert labels.dtype == np.uint8
-    assert json.loads((model / "plans.json").read_text())["label_manager"] == "LabelManager"
+    assert json.loads((model / "plans.json").read_text(encoding="utf-8"))["label_manager"] == "LabelManager"

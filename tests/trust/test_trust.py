@@ -53,7 +53,7 @@ def test_one_model(root: Path, model: Path, capsys: pytest.CaptureFixture[str]) 
     shown = capsys.readouterr().out
     assert "6 validation cases" in shown
     assert "members: 4 mirrored passes of the network that did not see the case" in shown
-    stored = json.loads((model / "trust.json").read_text())
+    stored = json.loads((model / "trust.json").read_text(encoding="utf-8"))
     assert stored["members_per_case"] == 4
     assert stored["models"] == [model.name]
     assert set(stored["measures"]) == {"pairwise_dice", "entropy", "volume_spread"}
@@ -141,7 +141,7 @@ def test_what_is_done_is_not_done_again(
     assert main(TRUST) == 0
     assert len(predicted) == 7
     assert "4 cases: done before" in capsys.readouterr().out
-    first = (model / "trust.json").read_text()
+    first = (model / "trust.json").read_text(encoding="utf-8")
 
     cases = model / "trust" / "cases"
     whole = (cases / "case1.npz").read_bytes()
@@ -150,7 +150,7 @@ def test_what_is_done_is_not_done_again(
     np.savez(cases / "case3.npz", said="{}")
     assert main(TRUST) == 0
     assert len(predicted) == 10
-    assert (model / "trust.json").read_text() == first
+    assert (model / "trust.json").read_text(encoding="utf-8") == first
     assert main([*TRUST, "-catch", "0.5"]) == 0
     assert len(predicted) == 10, "the question may change without a new prediction"
     checkpoint = model / "fold_1" / "checkpoint_final.pth"
@@ -171,7 +171,7 @@ def test_several_models(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 0
     assert "members: 4 models that did not see the case" in capsys.readouterr().out
     place = model / "trust_of_4_models"
-    stored = json.loads((place / "trust.json").read_text())
+    stored = json.loads((place / "trust.json").read_text(encoding="utf-8"))
     assert (stored["members"], stored["members_per_case"], len(stored["models"])) == ("models", 4, 4)
     assert not (model / "trust.json").exists()
     image, _ = _image(root, "case4")
@@ -195,7 +195,7 @@ def test_regions_and_an_ignore_label(root: Path, capsys: pytest.CaptureFixture[s
     model = small.write_model(root / "nnUNet_results", labels=small.REGIONS, mirroring=None)
     assert main(TRUST) == 0
     assert "one network without mirroring, so that only its entropy can be had" in capsys.readouterr().out
-    assert set(json.loads((model / "trust.json").read_text())["measures"]) == {"entropy"}
+    assert set(json.loads((model / "trust.json").read_text(encoding="utf-8"))["measures"]) == {"entropy"}
     with np.load(model / "trust" / "cases" / "case0.npz") as kept:
         assert kept["truth"].shape == (kept["logits"].shape[1], 2)
         assert kept["truth"].dtype == bool
@@ -239,7 +239,7 @@ def _other_split(model: Path) -> None:
 
 
 def _cascade(model: Path) -> None:
-    plans = json.loads((model / "plans.json").read_text())
+    plans = json.loads((model / "plans.json").read_text(encoding="utf-8"))
     plans["configurations"][small.CONFIGURATION]["previous_stage"] = "3d_lowres"
     (model / "plans.json").write_text(json.dumps(plans))
 

@@ -181,7 +181,7 @@ def exclusive(path: Path, what: str) -> Iterator[tuple[int, ...]]:
         yield ()
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
+    with path.open("a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -65,20 +65,20 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def _manager(model: Path) -> LabelManager:
     """As nnU-Net's predictor gets it"""
-    plans, dataset_json = (json.loads((model / f).read_text()) for f in ("plans.json", "dataset.json"))
+    plans, dataset_json = (json.loads((model / f).read_text(encoding="utf-8")) for f in ("plans.json", "dataset.json"))
     return PlansManager(plans).get_label_manager(dataset_json)
 
 
 @pytest.mark.parametrize("dataset_json", [REGIONS, SINGLE], ids=["regions", "single"])
 def test_choose_apply_remove(folders: Path, capsys: pytest.CaptureFixture[str], dataset_json: dict[str, Any]) -> None:
     model = _model(folders, dataset_json)
-    before = (model / "plans.json").read_text()
+    before = (model / "plans.json").read_text(encoding="utf-8")
     assert main(ARGUMENTS) == 0
     shown = capsys.readouterr().out
     assert "gain, each case with thresholds chosen without its fold: +0." in shown
     assert "no evidence" not in shown
-    assert (model / "plans.json").read_text() == before, "stored, not applied"
-    report = json.loads((model / "thresholds.json").read_text())
+    assert (model / "plans.json").read_text(encoding="utf-8") == before, "stored, not applied"
+    report = json.loads((model / "thresholds.json").read_text(encoding="utf-8"))
     assert all(0.2 <= t < 0.5 for t in report["thresholds"])
     assert report["interval"][0] > 0
     assert report["cases"] == 8
@@ -114,7 +114,7 @@ def test_one_half_is_nnunets_own(dataset_json: dict[str, Any], kind: type) -> No
 def test_ignored_voxels_have_no_say(folders: Path) -> None:
     model = _model(folders, SINGLE)
     assert main(ARGUMENTS) == 0
-    plain = json.loads((model / "thresholds.json").read_text())
+    plain = json.loads((model / "thresholds.json").read_text(encoding="utf-8"))
     dataset_json = {**SINGLE, "labels": {**SINGLE["labels"], "ignore": 2}}
     (model / "dataset.json").write_text(json.dumps(dataset_json))
     for path in (folders / "nnUNet_preprocessed" / DATASET / "gt_segmentations").iterdir():
@@ -127,7 +127,7 @@ def test_ignored_voxels_have_no_say(folders: Path) -> None:
         probabilities[1, :, :, 7] = 1.0  # all false alarms, where nobody counts
         np.savez_compressed(path, probabilities=probabilities)
     assert main(ARGUMENTS) == 0
-    ignoring = json.loads((model / "thresholds.json").read_text())
+    ignoring = json.loads((model / "thresholds.json").read_text(encoding="utf-8"))
     assert ignoring["mean_before"] == pytest.approx(plain["mean_before"], abs=0.01)
     assert ignoring["thresholds"] == pytest.approx(plain["thresholds"], abs=0.1)
 
@@ -185,7 +185,7 @@ def test_names_hold_thresholds() -> None:
 
 def test_thresholds_of_another_dataset_are_refused(folders: Path) -> None:
     model = _model(folders, SINGLE)
-    plans = json.loads((model / "plans.json").read_text())
+    plans = json.loads((model / "plans.json").read_text(encoding="utf-8"))
     (model / "plans.json").write_text(json.dumps({**plans, "label_manager": "LabelManagerThresholds_300_400"}))
     with pytest.raises(ValueError, match="has 2 thresholds, this dataset needs 1"):
         _manager(model)
@@ -339,7 +339,7 @@ def test_thresholds_of_other_regions_are_not_applied(
 def test_damaged_thresholds_are_not_applied(folders: Path, capsys: pytest.CaptureFixture[str], stored: str) -> None:
     model = _model(folders, SINGLE)
     (model / "thresholds.json").write_text(stored)
-    before = (model / "plans.json").read_text()
+    before = (model / "plans.json").read_text(encoding="utf-8")
     assert main([*ARGUMENTS, "--apply"]) == 2
     assert "thresholds.json: " in capsys.readouterr().err
-    assert (model / "plans.json").read_text() == before
+    assert (model / "plans.json").read_text(encoding="utf-8") == before

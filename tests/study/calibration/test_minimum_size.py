@@ -107,7 +107,7 @@ def test_choose_and_apply(model: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert "minimum sizes: lesion 50 mm3" in shown
     assert "gain, each case with sizes chosen without its fold: +0." in shown
     assert "no evidence" not in shown
-    stored = json.loads((model / "minimum_size.json").read_text())
+    stored = json.loads((model / "minimum_size.json").read_text(encoding="utf-8"))
     dice = [2 * n / (2 * n + 27) for n in (125, 150, 175)]
     assert stored["mean_before"] == pytest.approx(np.mean(dice))
     assert stored["gain"] == pytest.approx(1 - np.mean(dice))

@@ -39,7 +39,7 @@ def test_everything_on_real_cases(workspace: Workspace, capsys: pytest.CaptureFi
     cohorts.to_csv(workspace.raw / "cases.csv", index=False)
     assert _run(GOOD, BAD, "-metrics", "Dice", "HD95") == 0
     out = workspace.results / "comparison"
-    text = (out / "report.md").read_text()
+    text = (out / "report.md").read_text(encoding="utf-8")
     assert text.split("\n## Definitions")[0].split("\n## Cases")[0] in capsys.readouterr().out
 
     # against nnU-Net's own definition, computed here
@@ -77,12 +77,12 @@ def test_everything_on_real_cases(workspace: Workspace, capsys: pytest.CaptureFi
 
 def test_scores_are_computed_once(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     assert _run(GOOD, BAD, "-metrics", "Dice") == 0
-    first = (workspace.results / "comparison" / "scores.csv").read_text()
+    first = (workspace.results / "comparison" / "scores.csv").read_text(encoding="utf-8")
     real, asked = scoring.evaluate, []
     monkeypatch.setattr(scoring, "evaluate", lambda *a: asked.append(a) or real(*a))
     assert _run(GOOD, BAD, "-metrics", "Dice") == 0
     assert not asked
-    assert (workspace.results / "comparison" / "scores.csv").read_text() == first
+    assert (workspace.results / "comparison" / "scores.csv").read_text(encoding="utf-8") == first
     prediction = workspace.results / GOOD / "fold_0" / "validation" / f"{CASES[0]}.nii.gz"
     shutil.copy(workspace.truth / f"{CASES[0]}.nii.gz", prediction)
     assert _run(GOOD, BAD, "-metrics", "Dice") == 0
@@ -97,7 +97,7 @@ def test_folders_of_predictions(workspace: Workspace, tmp_path: Path) -> None:
     for name in ("first", "second"):
         shutil.copytree(workspace.truth, tmp_path / name)
     assert _run("-ref", reference, tmp_path / "first", tmp_path / "second", "-o", tmp_path / "out") == 0
-    text = (tmp_path / "out" / "report.md").read_text()
+    text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
     assert _row(text, "all masks", "first")[2] == "1 ± 0"
     assert _row(text, "all masks", "Dice", "second - first")[3:8] == ["+0", "-", "1.000", "1.000", "1.000"]
     assert "## Training" not in text
@@ -105,7 +105,7 @@ def test_folders_of_predictions(workspace: Workspace, tmp_path: Path) -> None:
 
 def test_one_model_alone(workspace: Workspace) -> None:
     assert _run(workspace.results / GOOD, "-f", "0", "-metrics", "Dice", "-np", "2") == 0
-    text = (workspace.results / "comparison" / "report.md").read_text()
+    text = (workspace.results / "comparison" / "report.md").read_text(encoding="utf-8")
     assert "1 model on 4 cases" in text
     assert "## Paired differences" not in text
 
@@ -153,7 +153,7 @@ def test_records_of_a_fold(workspace: Workspace) -> None:
     (folder / "checkpoint_final.pth").unlink()
     assert read_fold(FoldFolder(folder)).epochs == 0
     log = next(folder.glob("training_log*"))
-    log.write_text(log.read_text().replace("Validation complete", "killed"))
+    log.write_text(log.read_text(encoding="utf-8").replace("Validation complete", "killed"))
     assert validation_times(FoldFolder(folder)) == ()
 
 
@@ -212,7 +212,7 @@ def test_energy_is_summed_or_unknown(workspace: Workspace) -> None:
     for fold in (0, 1):
         pd.DataFrame({"energy_consumed": [0.25, 0.5]}).to_csv(folder / f"train_{GOOD}_{fold}.csv")
     assert _run(GOOD, BAD, "-metrics", "Dice") == 0
-    text = (workspace.results / "comparison" / "report.md").read_text().split("## Training")[1]
+    text = (workspace.results / "comparison" / "report.md").read_text(encoding="utf-8").split("## Training")[1]
     assert _row(text, "nnUNetTrainerSegMamba")[6] == "1.500 kWh"
     assert _row(text, "nnUNetTrainer")[6] == "-"
-    assert json.loads((workspace.results / GOOD / "dataset.json").read_text())
+    assert json.loads((workspace.results / GOOD / "dataset.json").read_text(encoding="utf-8"))

@@ -77,7 +77,7 @@ def _run(space: Path, *more: str | Path, models: tuple[str, ...] = ("first", "se
 
 
 def _worst(space: Path) -> list[str]:
-    text = (space / "out" / "report.md").read_text().split("## Worst cases")[1].split("\n## ")[0]
+    text = (space / "out" / "report.md").read_text(encoding="utf-8").split("## Worst cases")[1].split("\n## ")[0]
     return re.findall(r"^\| (c\d)", text, re.MULTILINE)
 
 
@@ -89,7 +89,7 @@ def test_worst_is_worst_whatever_the_metric(space: Path, metric: str, note: str)
     _fill(space, SHIFTS)
     assert _run(space, "-metrics", metric) == 0
     assert _worst(space)[:3] == ["c3", "c4", "c2"]
-    assert note in (space / "out" / "report.md").read_text().split("## Worst cases")[1]
+    assert note in (space / "out" / "report.md").read_text(encoding="utf-8").split("## Worst cases")[1]
 
 
 def test_volumes_alone(space: Path) -> None:
@@ -101,7 +101,7 @@ def test_volumes_alone(space: Path) -> None:
     _write(space / "second" / "c1.nii.gz", smaller)
     assert _run(space, "-metrics", "Volume") == 0
     assert _worst(space)[:2] == ["c4", "c1"], "too large and too small alike"
-    assert "| mask | model | Volume | cases |" in (space / "out" / "report.md").read_text()
+    assert "| mask | model | Volume | cases |" in (space / "out" / "report.md").read_text(encoding="utf-8")
 
 
 def _tables(values: dict[str, list[float]]) -> dict[str, pd.DataFrame]:
@@ -134,7 +134,7 @@ def test_names_that_mean_something_elsewhere(space: Path) -> None:
         assert not any(
             value.startswith(("=", "-", "+", "@")) for r in rows for value in (r["model"], r["case"], r["mask"])
         )
-        text = (space / "out" / "report.md").read_text()
+        text = (space / "out" / "report.md").read_text(encoding="utf-8")
         assert not re.search(r"<(img|b)\b", text)
         assert r"\$\\frac\$" in text
         mean = [r for r in rows if r["mask"] == "mean of all masks" and r["case"] == "NA" and r["model"] == "'=model"]
@@ -168,7 +168,7 @@ def test_no_tag_gets_into_the_markdown_page(tmp_path: Path) -> None:
         bad, (bad,), (Section(bad, (Table(bad, bad, (bad,), ((bad,),)),)),), ((bad, bad),), overlays={bad: "f.png"}
     )  # fmt: skip
     write_markdown(report, tmp_path / "r.md")
-    assert "<img" not in (tmp_path / "r.md").read_text()
+    assert "<img" not in (tmp_path / "r.md").read_text(encoding="utf-8")
 
 
 def test_values_that_no_label_has(space: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -178,7 +178,7 @@ def test_values_that_no_label_has(space: Path, capsys: pytest.CaptureFixture[str
     assert re.search(r"second/c1.nii.gz holds 7 \(12 voxels\); dataset.json has 0, 1, 2", capsys.readouterr().err)
     assert _run(space, "-metrics", "Dice", "--unknown_as_background") == 0
     assert re.search(r"second/c1.nii.gz: 7 \(12 voxels\) counted as background", capsys.readouterr().out)
-    page = (space / "out" / "report.html").read_text()
+    page = (space / "out" / "report.html").read_text(encoding="utf-8")
     data = json.loads(page.split('id="viewer-data">')[1].split("</script>")[0])
     assert data["labels"] == [[1, "a"], [2, "b"], [7, "7, not in dataset.json"]]
 
@@ -192,7 +192,7 @@ def test_headers_that_contradict_themselves_are_told(space: Path) -> None:
         path.write_bytes(gzip.compress(bytes(content)))
     for _ in range(2):
         assert _run(space, "-metrics", "Dice") == 0
-        told = (space / "out" / "report.md").read_text()
+        told = (space / "out" / "report.md").read_text(encoding="utf-8")
         assert "though their headers contradict themselves" in told
         for part in ("ref", "first", "second"):
             assert re.search(rf"/{part}/c1.nii.gz \(sform and qform disagree by up to", told)
@@ -219,7 +219,7 @@ def test_empty_masks_are_marked(space: Path) -> None:
     _fill(space, {"c0": 1, "c1": 2, "c2": 1})
     _write(space / "second" / "c1.nii.gz", np.where(_labels_of(2) == 2, 1, _labels_of(2)).astype(np.uint8))
     assert _run(space, "-metrics", "Dice", "HD95") == 0
-    text = (space / "out" / "report.md").read_text()
+    text = (space / "out" / "report.md").read_text(encoding="utf-8")
     scores = text.split("## Scores")[1].split("\n## ")[0]
     assert "b, second: 1 of 3 cases, 1 with an empty prediction" in scores
     assert "one empty: overlap 0, distance the image's diagonal" in scores
@@ -229,7 +229,7 @@ def test_empty_masks_are_marked(space: Path) -> None:
     changes = text.split("## Paired differences")[1].split("\n## ")[0]
     marked = sorted(line.split("|")[1].strip() for line in changes.splitlines() if "†" in line)
     assert marked == ["all masks", "all masks", "b", "b"], "of Dice and HD95"
-    assert "†" in (space / "out" / "report.html").read_text()
+    assert "†" in (space / "out" / "report.html").read_text(encoding="utf-8")
     with (space / "out" / "scores.csv").open() as file:
         empty = {(r["case"], r["mask"]): r["empty"] for r in csv.DictReader(file) if r["model"] == "second"}
     assert empty["c1", "b"] == "prediction"
@@ -244,7 +244,7 @@ def test_a_mean_without_values_set_by_rule_is_not_marked(space: Path) -> None:
     (space / "cohorts.csv").write_text("case,cohort\nc0,x\nc1,x\nc2,y\n")
     rule = ("-metrics", "HD95", "Dice", "-one_empty", "nan", "-cohorts", space / "cohorts.csv")
     assert _run(space, *rule) == 0
-    text = (space / "out" / "report.md").read_text()
+    text = (space / "out" / "report.md").read_text(encoding="utf-8")
 
     def marked(section: str) -> list[tuple[str, str, list[bool]]]:
         rows = [line.split("|")[1:] for line in text.split(f"## {section}")[1].split("\n## ")[0].splitlines()[4:]]
@@ -268,7 +268,7 @@ def test_an_image_that_cannot_be_shown_is_told_and_ends_nothing(space: Path, spo
         _write(space / "images" / f"{case}_0000.nii.gz", _labels_of(0).astype(np.float32))
     spoil(space / "images" / "c0_0000.nii.gz")
     assert _run(space, "-metrics", "Dice", "-images", space / "images") == 0
-    text = (space / "out" / "report.md").read_text()
+    text = (space / "out" / "report.md").read_text(encoding="utf-8")
     assert re.search(f"Without its image: c0: .*images/c0_0000.nii.gz:? {reason}", text)
     assert re.search(r"\]\(pictures/worst_0.png\)", text), "of c1"
     assert "pictures/best_0.png" not in text
@@ -330,7 +330,7 @@ def test_a_bad_file_keeps_the_other_scores(space: Path, capsys: pytest.CaptureFi
     assert "2 pairs could not be scored; the others' scores are kept:" in shown
     assert "first/c0.nii.gz cannot be read" in shown
     assert "second/c1.nii.gz: (2, 2, 2) voxels" in shown
-    assert list(json.loads((space / "out" / "scores" / "first.json").read_text())) == ["c1"]
+    assert list(json.loads((space / "out" / "scores" / "first.json").read_text(encoding="utf-8"))) == ["c1"]
 
 
 def test_the_output_folder_is_asked_for_first(

@@ -106,12 +106,12 @@ def test_texts_are_escaped_and_tables_alike(tmp_path: Path) -> None:
     table = Table("a < b", "note & note", ("<script>", "x|y"), (("</table>", "1"),))
     report = Report("T <1>", ("about",), (Section("S", (table,)),), (("d", "<b>"),))
     write_html(report, tmp_path / "r.html")
-    text = (tmp_path / "r.html").read_text()
+    text = (tmp_path / "r.html").read_text(encoding="utf-8")
     assert "<script>" not in text
     assert text.count("</table>") == 1
     assert "note &amp; note" in text
     write_markdown(report, tmp_path / "r.md")
-    assert r"| &lt;script> | x\|y |" in (tmp_path / "r.md").read_text()
+    assert r"| &lt;script> | x\|y |" in (tmp_path / "r.md").read_text(encoding="utf-8")
 
 
 def _unpacked(sheet: str, encoded: dict[str, Any]) -> np.ndarray:

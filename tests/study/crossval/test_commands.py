@@ -27,9 +27,9 @@ def test_finished_steps_are_skipped_until_the_command_changes(commands: StockCom
     write = f'test "$GIVEN" = yes && echo x >> "{count}"'
     for _ in range(2):
         commands.run("step", ["sh", "-c", write], "Step")
-    assert count.read_text() == "x\n"
+    assert count.read_text(encoding="utf-8") == "x\n"
     commands.run("step", ["sh", "-c", write + " && true"], "Step")
-    assert count.read_text() == "x\nx\n"
+    assert count.read_text(encoding="utf-8") == "x\nx\n"
 
 
 def test_failure_shows_the_last_lines_and_is_tried_again(commands: StockCommands, tmp_path: Path) -> None:
@@ -57,17 +57,20 @@ def test_interruption_ends_the_command_and_its_children(tmp_path: Path) -> None:
     )
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 30
-    while not (child.exists() and child.read_text().strip()) and time.monotonic() < deadline:
+    while not (child.exists() and child.read_text(encoding="utf-8").strip()) and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=20) != 0
-    number = int(child.read_text())
+    number = int(child.read_text(encoding="utf-8"))
     while time.monotonic() < deadline:
         try:
             os.kill(number, 0)
         except ProcessLookupError:
             break
-        if Path(f"/proc/{number}/stat").exists() and Path(f"/proc/{number}/stat").read_text().split()[2] == "Z":
+        if (
+            Path(f"/proc/{number}/stat").exists()
+            and Path(f"/proc/{number}/stat").read_text(encoding="utf-8").split()[2] == "Z"
+        ):
             break  # ended, not yet collected
         time.sleep(0.05)
     else:
@@ -89,6 +92,6 @@ def test_a_killed_command_is_seen_to_end_though_its_workers_live(commands: Stock
     with pytest.raises(CommandFailedError, match="exit code -9"):
         commands.execute("step", ["sh", "-c", script])
     assert time.monotonic() - started < 30
-    worker = int((tmp_path / "worker").read_text())
+    worker = int((tmp_path / "worker").read_text(encoding="utf-8"))
     state = Path(f"/proc/{worker}/stat")
-    assert not state.exists() or state.read_text().split()[2] == "Z"
+    assert not state.exists() or state.read_text(encoding="utf-8").split()[2] == "Z"

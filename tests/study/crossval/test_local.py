@@ -64,7 +64,7 @@ def test_every_gpu_has_one_at_a_time(study: Study, tmp_path: Path) -> None:
     begun = time.monotonic()
     outcome = run_all(steps, study, [Slot("3"), Slot("5")])
     assert sorted(outcome.done) == [s.name for s in steps]
-    assert {(tmp_path / s.name).read_text().strip() for s in steps} == {"3", "5"}
+    assert {(tmp_path / s.name).read_text(encoding="utf-8").strip() for s in steps} == {"3", "5"}
     assert time.monotonic() - begun < 6 * 0.2 + 1.5
 
 
@@ -113,14 +113,14 @@ def _parent_of_a_command(root: Path, *more: str) -> tuple[subprocess.Popen[bytes
     process = subprocess.Popen([sys.executable, "-c", PARENT, str(root), *more])
     child = root / "child"
     deadline = time.monotonic() + 30
-    while not (child.exists() and child.read_text().strip() and "sleep" in _lock(root)):
+    while not (child.exists() and child.read_text(encoding="utf-8").strip() and "sleep" in _lock(root)):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    return process, int(child.read_text()), int((root / "grandchild").read_text())
+    return process, int(child.read_text(encoding="utf-8")), int((root / "grandchild").read_text(encoding="utf-8"))
 
 
 def _lock(root: Path) -> str:
-    return (root / "lock").read_text() if (root / "lock").is_file() else ""
+    return (root / "lock").read_text(encoding="utf-8") if (root / "lock").is_file() else ""
 
 
 def _runs(pid: int) -> bool:
@@ -130,7 +130,7 @@ def _runs(pid: int) -> bool:
     except ProcessLookupError:
         return False
     stat = Path(f"/proc/{pid}/stat")
-    return not stat.exists() or stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    return not stat.exists() or stat.read_text(encoding="utf-8").rsplit(")", 1)[1].split()[0] != "Z"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGHUP])
@@ -202,7 +202,7 @@ def test_interruption_ends_what_runs(study: Study, tmp_path: Path, monkeypatch: 
     steps = [_step(tmp_path, "long", script=f'echo $$ > "{child}"; sleep 60')]
 
     def interrupted(*_: object, **__: object) -> None:
-        while not (child.exists() and child.read_text().strip()):
+        while not (child.exists() and child.read_text(encoding="utf-8").strip()):
             time.sleep(0.02)
         raise KeyboardInterrupt
 
@@ -212,7 +212,7 @@ def test_interruption_ends_what_runs(study: Study, tmp_path: Path, monkeypatch: 
         run_all(steps, study, [Slot(None)])
     assert time.monotonic() - begun < 20
     with pytest.raises(ProcessLookupError):
-        os.kill(int(child.read_text()), 0)
+        os.kill(int(child.read_text(encoding="utf-8")), 0)
     assert not (tmp_path / "long").exists()
 
 

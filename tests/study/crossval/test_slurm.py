@@ -59,7 +59,7 @@ class Cluster:
     root: Path
 
     def script(self, number: str) -> str:
-        return (self.root / f"{number}.sh").read_text()
+        return (self.root / f"{number}.sh").read_text(encoding="utf-8")
 
     def options(self, number: str) -> dict[str, str]:
         lines = [line.removeprefix("#SBATCH --") for line in self.script(number).splitlines() if "#SBATCH" in line]
@@ -132,7 +132,7 @@ def test_scripts_and_dependencies(study: Study, cluster: Cluster) -> None:
         assert "requeue" in options
         assert options["signal"].startswith("USR2@")
     assert train["job-name"] == f"train_{second.name}_1"
-    assert json.loads((study.out / "jobs" / "jobs.json").read_text()) == numbers
+    assert json.loads((study.out / "jobs" / "jobs.json").read_text(encoding="utf-8")) == numbers
 
 
 def test_jobs_under_way_are_not_submitted_again(study: Study, cluster: Cluster) -> None:
@@ -143,7 +143,9 @@ def test_jobs_under_way_are_not_submitted_again(study: Study, cluster: Cluster) 
     failed = f"train_{study.models[0].name}_0"
     (cluster.root / f"{first[failed]}.state").write_text("FAILED")
     second = submit(study, RESOURCES)
-    assert (cluster.root / "cancelled").read_text().split() == [first["finish"]], "it did not wait for the new ones"
+    assert (cluster.root / "cancelled").read_text(encoding="utf-8").split() == [first["finish"]], (
+        "it did not wait for the new ones"
+    )
     new = {name for name in second if second[name] != first.get(name)}
     assert new == {"prepare", failed, "finish"}, "the toy's preparation left nothing, so it is submitted again"
     waiting = cluster.options(second["finish"])["dependency"].removeprefix("afterok:").split(":")
@@ -170,12 +172,12 @@ def test_a_time_limit_loses_nothing(toy: Study, cluster: Cluster, tmp_path: Path
     _wait_for((made / "begun").exists, process)
     process.send_signal(signal.SIGUSR2)  # what sbatch's --signal sends before the limit
     process.wait(60)
-    assert (cluster.root / "requeued").read_text().splitlines()[-1] == f"requeue {numbers['train_b']}"
+    assert (cluster.root / "requeued").read_text(encoding="utf-8").splitlines()[-1] == f"requeue {numbers['train_b']}"
     assert not (made / "train_b").exists()
     logs = toy.folders.results / "crossval_locks"
     assert any(logs.iterdir())
     assert cluster.start(numbers["train_b"]).wait(60) == 0, "started again by SLURM"
-    assert (made / "log").read_text() == "begun\nbegun\n"
+    assert (made / "log").read_text(encoding="utf-8") == "begun\nbegun\n"
     assert (made / "train_b").exists()
 
 

@@ -164,7 +164,7 @@ def test_all_of_our_plans_are_known() -> None:
 
 def test_split_is_nnunets_own(study: Study) -> None:
     study.write_split()
-    folds = json.loads(study.folders.split.read_text())
+    folds = json.loads(study.folders.split.read_text(encoding="utf-8"))
     assert len(folds) == 5
     assert sorted(c for f in folds for c in f["val"]) == CASES
     from nnunetv2.utilities.crossval_split import generate_crossval_split
@@ -172,7 +172,7 @@ def test_split_is_nnunets_own(study: Study) -> None:
     assert folds[0]["val"] == list(generate_crossval_split(CASES, seed=12345, n_splits=5)[0]["val"])
     study.folders.split.write_text("[1, 2]")
     study.write_split()
-    assert study.folders.split.read_text() == "[1, 2]"
+    assert study.folders.split.read_text(encoding="utf-8") == "[1, 2]"
 
 
 def test_freshness(tmp_path: Path) -> None:

@@ -376,7 +376,7 @@ def judge(folder: Path, expected: Any, about: str, capsys: Any, case: str = "c")
     expected = expected.scores if isinstance(expected, Maybe) else expected
     if expected is None:
         return Outcome("silent", f"{about}: scored, but must be refused")
-    result = json.loads((folder / "pred" / "evaluation.json").read_text())
+    result = json.loads((folder / "pred" / "evaluation.json").read_text(encoding="utf-8"))
     scores = {mask: value["Dice"] for mask, value in result["cases"][case].items()}
     if expected != EITHER and scores != {m: float(v) for m, v in expected.items()} and not _close(scores, expected):
         return Outcome("silent", f"{about}: {scores}, by hand {expected}")

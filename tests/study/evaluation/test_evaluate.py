@@ -48,7 +48,7 @@ def _arguments(folders: Path, *more: str) -> list[str]:
 
 
 def _result(folders: Path) -> dict[str, Any]:
-    return json.loads((folders / "pred" / "evaluation.json").read_text())
+    return json.loads((folders / "pred" / "evaluation.json").read_text(encoding="utf-8"))
 
 
 def test_per_label_with_files_and_table(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -63,7 +63,7 @@ def _run(folders: Path, *more: str) -> int:
 
 
 def _result(folders: Path) -> dict[str, Any]:
-    return json.loads((folders / "pred" / "evaluation.json").read_text())
+    return json.loads((folders / "pred" / "evaluation.json").read_text(encoding="utf-8"))
 
 
 # --- an evaluation that is ended

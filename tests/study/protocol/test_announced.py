@@ -77,7 +77,7 @@ def test_every_seed_has_a_folder_of_results_and_a_failure_stops_no_other(
     assert asked == [(str(s), str(study.out / f"seed_{s}" / "nnUNet_results")) for s in (8, 7)]
     text = capsys.readouterr().out
     assert "1 (nnUNetTrainerSegMamba) is better than the control" in text
-    table = (study.out / "pairs.csv").read_text().splitlines()
+    table = (study.out / "pairs.csv").read_text(encoding="utf-8").splitlines()
     assert table[0].startswith("model,control,cases")
     assert len(table) == 2
     assert not (study.out / "seeds.csv").exists(), "one seed says nothing about luck"

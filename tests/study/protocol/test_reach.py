@@ -235,7 +235,7 @@ def test_a_trial_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
 
 def test_the_table_of_trials_is_that_of_their_file() -> None:
     found = pd.read_csv(ROOT / "docs" / "case-studies" / "reach" / "trials.csv")
-    page = (ROOT / "docs" / "case-studies" / "reach.md").read_text()
+    page = (ROOT / "docs" / "case-studies" / "reach.md").read_text(encoding="utf-8")
     table = reach_scores.of_seeds(found.assign(clDice=math.nan), 0.8)
     for row in table.to_dict("records"):
         cells = (
