@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-licence", default=None, metavar="TEXT", help="of the training data")
     parser.add_argument("-source", default=None, metavar="TEXT", help="where the training data come from")
     parser.add_argument("-zip", type=Path, default=None, metavar="ZIP", help="with a folder: write into this zip of it "
-                        "too, with its stored thresholds and minimum sizes, which nnU-Net leaves out")  # fmt: skip
+                        "too, with what calibrate, postprocess and trust have stored")  # fmt: skip
     parser.add_argument("-m", default=None, metavar="NAME", help="which model, where a zip holds several")
     parser.add_argument("-chk", default=FINAL, metavar="CHECKPOINT", help="default: %(default)s")
     parser.epilog = (

@@ -38,6 +38,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fix-shear", action="store_true", help="make slightly sheared axes perpendicular")
     parser.add_argument("--plain", action="store_true", help="as nnUNetv2_predict: without thresholds and minimum "
                         "sizes that calibrate and postprocess have stored but nobody has applied")  # fmt: skip
+    parser.add_argument("--uncertainty", action="store_true", help="also a map of the uncertainty of each "
+                        "case, in percent")  # fmt: skip
+    parser.add_argument("--no-trust", action="store_true", help="do not judge how far to trust each case, where "
+                        "nnunet-mamba trust has stored with the model what that takes; needs less memory")  # fmt: skip
     parser.epilog = """
 Several channels: files that are numbered (CASE_0000.nii.gz, CASE_0001.nii.gz), or have the channels'
 names in theirs, in a folder per case or not; or those of one case alone in the model's order.
@@ -68,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
         from nnunet_mamba.prediction.scans import Reading
     device = torch.device(chosen_device(options.device))
     named = Named(options.model, options.tr, options.p, options.c, options.m, options.f, options.chk)
-    with open_usable(named, stored=not options.plain) as usable:
+    with open_usable(named, stored=not options.plain, trust=not options.no_trust) as usable:
         cases = cases_of(options.images, usable.channels, options.series)
         model = usable.model
         print(f"{model.plans['dataset_name']}: {model.trainer}, {model.configuration}, folds {' '.join(model.folds)}")
@@ -86,7 +90,7 @@ def run(options: argparse.Namespace) -> int:
             f"{len(cases)} case{'' if len(cases) == 1 else 's'}, {device_in_words(device, options.device is not None)}"
         )
         reading = Reading(options.prefer, options.fix_shear)
-        failed = prediction.predict_cases(usable, cases, options.o, device, reading, of_model)
+        failed = prediction.predict_cases(usable, cases, options.o, device, reading, of_model, maps=options.uncertainty)
     for name, reason in failed.items():
         print(f"nnunet-mamba predict: {name}: {reason}", file=sys.stderr)
     print(f"written: {options.o}; look at {options.o / prediction.PAGE}")

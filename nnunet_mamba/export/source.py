@@ -27,7 +27,7 @@ from nnunet_mamba.nnunet_folders import (
 )
 
 NEXT_TO_PLANS = (
-    PLANS_JSON, DATASET_JSON, FINGERPRINT, "thresholds.json", "minimum_size.json", "model_card.json",
+    PLANS_JSON, DATASET_JSON, FINGERPRINT, "thresholds.json", "minimum_size.json", "trust.json", "model_card.json",
 )  # fmt: skip
 POSTPROCESSING = "postprocessing.json"
 OF_A_FOLD = (POSTPROCESSING, DEBUG)

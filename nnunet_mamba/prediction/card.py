@@ -26,6 +26,8 @@ from nnunet_mamba.prediction.seen import CARD_JSON, orientations_of
 from nnunet_mamba.study.calibration import minimum_size, thresholds
 from nnunet_mamba.study.evaluation.description import masks_of
 from nnunet_mamba.study.evaluation.intervals import CONFIDENCE, mean_interval
+from nnunet_mamba.trust import outcome
+from nnunet_mamba.trust.measures import TITLES
 from nnunet_mamba.version import __version__
 from nnunet_mamba.whole_files import read_object, write_json, write_text
 
@@ -39,7 +41,7 @@ ASKED = {
 """What no file says for certain -> the question"""
 NOTED = ("num_epochs", "num_iterations_per_epoch", "batch_size", "precision", "seed", "device", "torch_version")
 """Of a training, in the words of nnU-Net's trainer"""
-STORED = (thresholds.STORED, minimum_size.STORED)
+STORED = (thresholds.STORED, minimum_size.STORED, outcome.STORED)
 """Which nnU-Net leaves out of its zips"""
 
 
@@ -121,7 +123,10 @@ def lines(card: Mapping[str, Any]) -> list[tuple[str, str]]:
     if str(card["label_manager"] or "").startswith("LabelManagerThresholds"):
         found.append(("thresholds", card["label_manager"].removeprefix("LabelManagerThresholds_").replace("_", ", ")
                       + " thousandths"))  # fmt: skip
-    found += [(name, "stored with the model") for name in card["stored"]]
+    found += [(name, "stored with the model") for name in card["stored"] if name != outcome.STORED]
+    trust = card["stored"].get(outcome.STORED)
+    if trust is not None:
+        found.append(("trust", _trust(trust)))
     if card["orientations"]:
         found.append(("orientation of the training images", ", ".join(card["orientations"])))
     return found
@@ -201,6 +206,20 @@ def _scores(model: TrainedModel) -> list[dict[str, Any]]:
             rows.append({"fold": fold, "label": name, "cases": len(values), "mean": float(np.mean(values)),
                          "interval": list(interval) if known else None})  # fmt: skip
     return rows
+
+
+def _trust(stored: Mapping[str, Any]) -> str:
+    """What looking at cases beyond the limit found, on cases held out"""
+    try:
+        measure, catch = TITLES[stored["chosen"]], stored["catch_of_held_out_cases"]
+        if not stored["better_than_chance"]:
+            return f"{measure} ranked the validation cases no better than chance: no advice"
+        return (
+            f"by {measure}: of {catch['failures']} failures (Dice below {stored['failure_below_dice']:.3f}) among "
+            f"{catch['cases']} validation cases, {catch['caught']} are among the {catch['looked']} to look at"
+        )
+    except (KeyError, TypeError, ValueError):
+        return f"{outcome.STORED} is not as nnunet-mamba trust writes it"
 
 
 def _interval(score: Mapping[str, Any]) -> str:

@@ -18,6 +18,9 @@ from nnunet_mamba.study.calibration import minimum_size, thresholds
 from nnunet_mamba.study.calibration.minimum_size import MinimumSize
 from nnunet_mamba.study.calibration.thresholds import Thresholds
 from nnunet_mamba.study.evaluation.description import describe
+from nnunet_mamba.trust import outcome
+from nnunet_mamba.trust.judgement import Judge
+from nnunet_mamba.trust.measures import TITLES
 from nnunet_mamba.whole_files import read_object
 
 VOLUMES = (".nii.gz", ".nii", ".nrrd", ".mha", ".gipl")
@@ -45,6 +48,7 @@ class Usable:
     """A model, ready to predict. told: what is done with what was stored beside it.
 
     masks: label or region -> its values; sizes: minimum sizes of components; fingerprint: of its training data.
+    judge: by what its cross-validation showed, how far a case is to be trusted; None where that is not known.
     """
 
     model: TrainedModel
@@ -53,6 +57,7 @@ class Usable:
     sizes: MinimumSize | None
     fingerprint: dict[str, Any] | None
     told: tuple[str, ...]
+    judge: Judge | None = None
 
     @property
     def ending(self) -> str:
@@ -90,20 +95,21 @@ def check_named(named: Named) -> None:
 
 
 @contextmanager
-def open_usable(named: Named, stored: bool = True) -> Iterator[Usable]:
+def open_usable(named: Named, stored: bool = True, trust: bool = True) -> Iterator[Usable]:
     """The model, for as long as the block lasts: what a zip holds is unpacked into a folder that goes with it.
 
-    stored: whether thresholds and minimum sizes chosen on its cross-validation are used.
+    stored: whether thresholds and minimum sizes chosen on its cross-validation are used. trust: whether its cases are
+    judged, if `nnunet-mamba trust` has been run on the model.
     Raises ValueError in one sentence for what is no model, is damaged or unsafe, or cannot predict volumes alone.
     """
     check_named(named)
     path = Path(named.given)
     source = path if path.exists() else _folder_of_dataset(named).path
     with open_model(source, named.name, named.checkpoint) as folder:
-        yield usable(TrainedModel.read(folder, named.folds, named.checkpoint), stored)
+        yield usable(TrainedModel.read(folder, named.folds, named.checkpoint), stored, trust)
 
 
-def usable(model: TrainedModel, stored: bool = True) -> Usable:
+def usable(model: TrainedModel, stored: bool = True, trust: bool = True) -> Usable:
     """Raises ValueError for a second stage of a cascade, and for models that are not for volumes"""
     path, content = model.folder.dataset_json, model.dataset_json
     previous = model.planned.previous_stage_name
@@ -124,7 +130,25 @@ def usable(model: TrainedModel, stored: bool = True) -> Usable:
     found = read_object(fingerprint) if fingerprint.is_file() else None
     told: list[str] = []
     model, sizes = _with_stored(model, told) if stored else (model, None)
-    return Usable(model, channels, masks, sizes, found, tuple(told))
+    judge = _judge(model, told) if trust else None
+    return Usable(model, channels, masks, sizes, found, tuple(told), judge)
+
+
+def _judge(model: TrainedModel, told: list[str]) -> Judge | None:
+    """None where `nnunet-mamba trust` has not been run, or on other members than a prediction has"""
+    path = outcome.file(model.folder, 1)
+    if not path.is_file():
+        return None
+    try:
+        judge = Judge.load(model.folder.path)
+    except ValueError as error:
+        raise ValueError(f"{error}, or leave it out with --no-trust") from None
+    stored, passes = judge.stored, 2 ** len(model.mirroring)
+    if stored.members == outcome.PASSES and stored.members_per_case != passes:
+        told.append(f"no case is judged: {path.name} is of {stored.members_per_case} mirrored passes, not of {passes}")
+        return None
+    told.append(f"how far to trust a case: by its {TITLES[stored.chosen]}, as on the cross-validation")
+    return judge
 
 
 def _with_stored(model: TrainedModel, told: list[str]) -> tuple[TrainedModel, MinimumSize | None]:

@@ -39,7 +39,8 @@ def predict(
     folds: None for all. name: which model, where a zip holds several.
     stored: use thresholds and minimum sizes that calibrate and postprocess have stored with the model.
 
-    Where the image is unlike the training data, or labels touch its border, a UserWarning says so. Raises ValueError in
+    Where the image is unlike the training data, labels touch its border, or the members of the prediction disagree so
+    much that one should look at it (`nnunet-mamba trust`), a UserWarning says so. Raises ValueError in
     one sentence for what is no model and no image that the model can take.
     """
     given = [image] if isinstance(image, (str, PathLike, sitk.Image)) else list(image)
@@ -58,7 +59,7 @@ def predict(
         scan = run.check(case)
         files = run.files(scan, place)
         made = run.predict(scan, files, place / f"labels{usable.ending}")
-    for text in made.warnings:
+    for text in (*made.warnings, *([str(made.trust)] if made.trust is not None and made.trust.look else [])):
         warnings.warn(text, stacklevel=2)
     return made.labels
 

@@ -9,6 +9,7 @@ from typing import Any
 from nnunet_mamba.prediction.model import Usable
 from nnunet_mamba.study.comparison.report import Report, Section, write_html
 from nnunet_mamba.study.comparison.tables import Table
+from nnunet_mamba.trust.measures import TITLES
 
 MOST_SHOWN = 20
 """Cases in the viewer: the page must stay small enough to send."""
@@ -25,6 +26,7 @@ def write_page(
     warnings = tuple((case, text) for case, of in cases.items() for text in of["warnings"])
     about = tuple((key, text) for key, text in [*card, *(("stored with the model", t) for t in usable.told)])
     sections = (
+        *_trust(cases),
         Section("Warnings", (Table("Warnings", _note(len(warnings), usable), ("case", "warning"), warnings),)),
         Section("Volumes", (Table("Volumes", "In ml; the same numbers: volumes.csv.", ("case", *names), volumes),)),
         Section("Model", (Table("Model", "What its files say.", ("what", "value"), about),)),
@@ -45,6 +47,26 @@ def write_page(
     partial = target.with_name(f".{target.name}.partial")
     write_html(report, partial)
     partial.replace(target)
+
+
+def look_in_words(case: Mapping[str, Any]) -> str:
+    """Of a case as prediction.json has it: whether to look at it, by the model's cross-validation; else nothing"""
+    return {True: "yes", False: "no"}.get((case.get("trust") or {}).get("look"), "")
+
+
+def _trust(cases: Mapping[str, Mapping[str, Any]]) -> tuple[Section, ...]:
+    """The cases in most doubt first; none where no case was judged"""
+    judged = [(name, of["trust"]) for name, of in cases.items() if of.get("trust")]
+    if not judged:
+        return ()
+    judged.sort(key=lambda item: item[1]["in_more_doubt_than"], reverse=True)
+    rows = tuple(
+        (name, f"{trust['value']:.3f}", f"{trust['in_more_doubt_than']:.0%}", look_in_words(cases[name]) or "no advice")
+        for name, trust in judged
+    )
+    head = ("case", TITLES[judged[0][1]["measure"]], "in more doubt than, of the validation cases", "look at it")
+    note = "By what the model's cross-validation showed. A case that is not to be looked at can be bad all the same."
+    return (Section("Trust", (Table("Trust", note, head, rows),)),)
 
 
 def _note(count: int, usable: Usable) -> str:

@@ -10,6 +10,7 @@ import contextlib
 import io
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ from nnunetv2.inference.sliding_window_prediction import compute_gaussian, compu
 from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
 
 from nnunet_mamba.export.model import TrainedModel
+from nnunet_mamba.trust.maps import write_map
+from nnunet_mamba.trust.measures import entropy_map
+from nnunet_mamba.trust.members import MemberPredictor, NetworkPrediction, mean_prediction
 
 TILE_STEP_SIZE = 0.5
 Advance = Callable[[], object]
@@ -40,19 +44,37 @@ def device_in_words(device: torch.device, asked: bool) -> str:
     return f"on the {device.type.upper()}, {torch.get_num_threads()} thread{s}{why}"
 
 
-class Predictor:
-    """A model on a device. advance: called whenever the network has been run."""
+@dataclass(frozen=True)
+class Apart:
+    """What is kept of a prediction before it is averaged: every network, and their mirrored passes if asked for.
 
-    def __init__(self, model: TrainedModel, device: torch.device, advance: Advance = lambda: None):
+    manager: by which they become labels; the model's own may have other thresholds.
+    """
+
+    manager: Any
+    passes: bool
+
+
+class Predictor:
+    """A model on a device. advance: called whenever the network has been run. apart: None keeps the mean alone."""
+
+    def __init__(
+        self, model: TrainedModel, device: torch.device, advance: Advance = lambda: None, apart: Apart | None = None
+    ):
         self.model, self.advance = model, advance
+        options: dict[str, Any] = {"tile_step_size": TILE_STEP_SIZE, "device": device, "allow_tqdm": False}
         with contextlib.redirect_stdout(io.StringIO()):  # it tells people with a CPU what they have not asked
-            self._nnunet = nnUNetPredictor(tile_step_size=TILE_STEP_SIZE, device=device, allow_tqdm=False)
+            self._nnunet = (
+                nnUNetPredictor(**options) if apart is None else MemberPredictor(**options, keep_passes=apart.passes)
+            )
         network = model.network(model.folds[0])
         network.register_forward_hook(lambda *_: self._advance())
         self._nnunet.manual_initialization(
             network, model.manager, model.planned, [model.weights(fold) for fold in model.folds], model.dataset_json,
             model.trainer, model.mirroring or None,
         )  # fmt: skip
+        if apart is not None:
+            self._nnunet.label_manager = apart.manager
         self._reader = model.manager.image_reader_writer_class()
 
     def _advance(self) -> None:
@@ -87,6 +109,18 @@ class Predictor:
     def write(self, labels: np.ndarray, file: Path, properties: dict[str, Any]) -> None:
         """By the model's writer, with the geometry of the image it was predicted from"""
         self._reader.write_seg(labels, str(file), properties)
+
+    @property
+    def networks(self) -> list[NetworkPrediction]:
+        """Of the last case, kept apart"""
+        assert isinstance(self._nnunet, MemberPredictor), "nothing was kept apart"
+        return self._nnunet.networks
+
+    def write_uncertainty(self, file: Path, properties: dict[str, Any]) -> None:
+        """Of the last case, in percent, on the grid of its image. Raises ValueError where it cannot be written"""
+        manager: Any = self._nnunet.label_manager
+        _, mean = mean_prediction(self.networks, manager)
+        write_map(entropy_map(mean, manager.has_regions), properties, self._nnunet, file)
 
     def runs_for(self, shape: Sequence[int], spacing: Sequence[float]) -> int:
         """How often the network will be run for an image, at most. shape, spacing (mm): along the reader's axes"""

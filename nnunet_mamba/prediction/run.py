@@ -25,36 +25,50 @@ from nnunet_mamba.prediction import fingerprint, scans
 from nnunet_mamba.prediction.fingerprint import Known
 from nnunet_mamba.prediction.images import Case
 from nnunet_mamba.prediction.model import Usable
-from nnunet_mamba.prediction.page import MOST_SHOWN, write_page
-from nnunet_mamba.prediction.predictor import Predictor
+from nnunet_mamba.prediction.page import MOST_SHOWN, look_in_words, write_page
+from nnunet_mamba.prediction.predictor import Apart, Predictor
 from nnunet_mamba.prediction.scans import Reading, Scan
 from nnunet_mamba.prediction.seen import orientations_of
 from nnunet_mamba.study.comparison.viewer import ViewedCase, encode
 from nnunet_mamba.study.evaluation.output import writable_folder, write_csv
 from nnunet_mamba.study.evaluation.overlay import draw_overlay
+from nnunet_mamba.trust.judgement import CaseTrust
+from nnunet_mamba.trust.outcome import PASSES
 from nnunet_mamba.version import __version__
 from nnunet_mamba.whole_files import read_object, write_json
 
 RECORD, VOLUMES, PAGE = "prediction.json", "volumes.csv", "predictions.html"
+UNCERTAINTY = "uncertainty"
+"""Folder"""
 ML = 1000.0
 """mm3"""
 
 
 @dataclass(frozen=True)
 class Done:
-    """A predicted case. ml: label or region -> its volume; volume: labels with their image's geometry."""
+    """A predicted case. ml: label or region -> its volume; labels: with their image's geometry.
+
+    trust: None where nothing is known of how far to trust a case.
+    """
 
     labels: sitk.Image
     ml: dict[str, float]
     voxels: dict[str, int]
     warnings: tuple[str, ...]
     seconds: float
+    trust: CaseTrust | None = None
 
 
 class Run:
-    """A model on a device, for one case after the other."""
+    """A model on a device, for one case after the other. maps: whether maps of the uncertainty are asked for."""
 
-    def __init__(self, usable: Usable, device: torch.device, reading: Reading = Reading()):  # noqa: B008 (frozen)
+    def __init__(
+        self,
+        usable: Usable,
+        device: torch.device,
+        reading: Reading = Reading(),  # noqa: B008 (frozen)
+        maps: bool = False,
+    ):
         self.usable, self.reading = usable, reading
         planned = usable.model.planned.configuration
         turned = "Reorient" in usable.model.manager.image_reader_writer_class.__name__
@@ -62,7 +76,12 @@ class Run:
             usable.fingerprint, usable.channels, planned["normalization_schemes"],
             () if turned else orientations_of(usable.model.folder),
         )  # fmt: skip
-        self.predictor = Predictor(usable.model, device)
+        judge, apart = usable.judge, None
+        if judge is not None:
+            apart = Apart(judge.manager, judge.stored.members == PASSES)
+        elif maps:
+            apart = Apart(usable.model.labels, passes=False)
+        self.predictor = Predictor(usable.model, device, apart=apart)
 
     def check(self, case: Case) -> Scan:
         """Raises ValueError for a case that cannot be predicted"""
@@ -73,11 +92,15 @@ class Run:
         return scans.as_files(scan, self.usable.ending, place, self.reading)
 
     def predict(
-        self, scan: Scan, files: Sequence[Path], target: Path, expect: Callable[[int], object] = lambda runs: None
-    ) -> Done:
-        """files: as the model's reader takes them; target: the label map that is written."""
+        self, scan: Scan, files: Sequence[Path], target: Path, expect: Callable[[int], object] = lambda runs: None,
+        uncertainty: Path | None = None,
+    ) -> Done:  # fmt: skip
+        """files: as the model's reader takes them; target: the label map that is written; uncertainty: its map."""
         start = time.perf_counter()
         labels, properties = self.predictor.labels(files, expect)
+        trust = None if self.usable.judge is None else self.usable.judge.case(self.predictor.networks)
+        if uncertainty is not None:
+            self.predictor.write_uncertainty(uncertainty, properties)
         if self.usable.sizes is not None:
             labels = self.usable.sizes.on(labels, properties["spacing"])
         self.predictor.write(labels, target, properties)
@@ -94,26 +117,32 @@ class Run:
         voxel = float(np.prod(image.GetSpacing())) / ML
         voxels = {name: int(np.isin(written, values).sum()) for name, values in self.usable.masks.items()}
         ml = {name: count * voxel for name, count in voxels.items()}
-        return Done(image, ml, voxels, warnings, time.perf_counter() - start)
+        return Done(image, ml, voxels, warnings, time.perf_counter() - start, trust)
 
 
 def predict_cases(
     usable: Usable, cases: Sequence[Case], out: Path, device: torch.device, reading: Reading,
-    card: Sequence[tuple[str, str]] = (), say: Callable[[str], object] = print,
+    card: Sequence[tuple[str, str]] = (), say: Callable[[str], object] = print, maps: bool = False,
 ) -> dict[str, str]:  # fmt: skip
     """Predicts all cases into `out` -> the cases that failed, and why.
 
-    card: what is known of the model, for the page. Raises ValueError before anything is written where a case cannot be
-    predicted, a file would be overwritten, or `out` holds the predictions of another model.
+    card: what is known of the model, for the page. maps: also of the uncertainty, in a folder of their own.
+    Raises ValueError before anything is written where a case cannot be predicted, a file would be overwritten, or `out`
+    holds the predictions of another model.
     """
     of_model = _described(usable)
     record = _record(out, of_model)
     known = {name: of for name, of in record["cases"].items() if (out / of["result"]).is_file()}
     targets = {case.name: out / f"{case.name}{usable.ending}" for case in cases}
+    of_maps = {name: out / UNCERTAINTY / target.name for name, target in targets.items()} if maps else {}
     files = {case.name: _files(case) for case in cases}
     _check_targets(targets, known, cases)
-    run = Run(usable, device, reading)
-    done_before = [n for n, f in files.items() if n in known and known[n]["files"] == f]
+    _check_targets(of_maps, known, cases)
+    run = Run(usable, device, reading, maps)
+    done_before = [
+        n for n, f in files.items()
+        if n in known and known[n]["files"] == f and (not maps or of_maps[n].is_file())
+    ]  # fmt: skip
     if done_before:
         say(f"{len(done_before)} of {len(cases)} cases were predicted before; they are kept")
     with tqdm(cases, desc="reading", disable=len(cases) < 2) as progress:  # closed before a refusal is printed
@@ -134,7 +163,8 @@ def predict_cases(
                 if case in left:
                     labels = place / f"labels{usable.ending}"
                     try:
-                        made = run.predict(scan, as_files, labels, _corrected(progress, total[case.name]))
+                        made = run.predict(scan, as_files, labels, _corrected(progress, total[case.name]),
+                                           of_maps.get(case.name))  # fmt: skip
                     except (ValueError, RuntimeError) as error:
                         failed[case.name] = str(error).strip() or type(error).__name__
                         progress.write(f"{case.name}: {failed[case.name]}")
@@ -145,6 +175,7 @@ def predict_cases(
                     content["cases"][case.name] = {
                         "files": files[case.name], "result": targets[case.name].name, "picture": f"{case.name}.png",
                         "ml": made.ml, "voxels": made.voxels, "warnings": list(made.warnings),
+                        "trust": None if made.trust is None else made.trust.as_json(),
                         "seconds": round(made.seconds, 2),
                     }  # fmt: skip
                     write_json(out / RECORD, content, indent=2)
@@ -231,13 +262,16 @@ def _corrected(progress: tqdm, expected: int) -> Callable[[int], None]:
 
 def _tell(name: str, made: Done, progress: tqdm) -> None:
     progress.write(f"{name}: {', '.join(f'{mask} {ml:.3g} ml' for mask, ml in made.ml.items())}")
+    if made.trust is not None:
+        progress.write(f"  trust: {made.trust}")
     for warning in made.warnings:
         progress.write(f"  warning: {warning}")
 
 
 def _write_volumes(path: Path, cases: Mapping[str, Mapping[str, Any]]) -> None:
     rows = [
-        {"case": case, "label": label, "ml": ml, "voxels": of["voxels"][label], "warnings": len(of["warnings"])}
+        {"case": case, "label": label, "ml": ml, "voxels": of["voxels"][label], "warnings": len(of["warnings"]),
+         "look": look_in_words(of)}
         for case, of in cases.items() for label, ml in of["ml"].items()
     ]  # fmt: skip
     write_csv(path, pd.DataFrame(rows).set_index(["case", "label"]))

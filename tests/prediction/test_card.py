@@ -55,6 +55,14 @@ def test_what_the_files_say(trained: Path) -> None:
 def test_it_is_written_kept_and_shown(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     archive = zipped(trained, tmp_path / "model.zip")
     (trained / "minimum_size.json").write_text("{}")
+    catch = {"failures": 4, "caught": 3, "looked": 7, "cases": 20}
+    trust = {
+        "chosen": "entropy",
+        "better_than_chance": True,
+        "failure_below_dice": 0.7,
+        "catch_of_held_out_cases": catch,
+    }
+    (trained / "trust.json").write_text(json.dumps(trust))
     before = {n: zipfile.ZipFile(archive).read(n) for n in zipfile.ZipFile(archive).namelist()}
     assert cli.main(["card", str(trained), "-use", "research | only", "-zip", str(archive)]) == 0
     said = capsys.readouterr().out
@@ -62,7 +70,7 @@ def test_it_is_written_kept_and_shown(trained: Path, tmp_path: Path, capsys: pyt
     assert "research \\| only" in (trained / "MODEL_CARD.md").read_text(encoding="utf-8")
     names = zipfile.ZipFile(archive).namelist()
     place = f"Dataset004_Hippocampus/{NAME}/"
-    added = {place + n for n in ("MODEL_CARD.md", "model_card.json", "minimum_size.json")}
+    added = {place + n for n in ("MODEL_CARD.md", "model_card.json", "minimum_size.json", "trust.json")}
     assert set(names) == {*before, *added}
     assert len(names) == len(set(names))
     assert all(zipfile.ZipFile(archive).read(n) == content for n, content in before.items())
@@ -72,6 +80,7 @@ def test_it_is_written_kept_and_shown(trained: Path, tmp_path: Path, capsys: pyt
     said = capsys.readouterr().out
     assert "| intended use | research \\| only |" in said
     assert "| source of the data | the decathlon |" in said
+    assert "of 4 failures (Dice below 0.700) among 20 validation cases, 3 are among the 7 to look at" in said
     assert len(zipfile.ZipFile(archive).namelist()) == len(names)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model.zip", NAME]
 
