@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import locale
 import zipfile
 from pathlib import Path
 
@@ -74,6 +75,7 @@ def write_dicom(image: sitk.Image, folder: Path, number: str = "3", description:
     image = sitk.Cast(sitk.DICOMOrient(image, "LPS"), sitk.sitkInt16)
     writer = sitk.ImageFileWriter()
     writer.KeepOriginalImageUIDOn()
+    before = locale.setlocale(locale.LC_ALL)
     direction = image.GetDirection()
     cosines = [direction[i] for i in (0, 3, 6, 1, 4, 7)]
     for z in range(image.GetDepth()):
@@ -89,4 +91,5 @@ def write_dicom(image: sitk.Image, folder: Path, number: str = "3", description:
             one.SetMetaData(tag, value)
         writer.SetFileName(str(folder / f"{number}_{(z * 7919) % 1009:04d}.dcm"))
         writer.Execute(one)
+    locale.setlocale(locale.LC_ALL, before)  # writing DICOM leaves "C", and other tests would read files as ASCII
     return folder
