@@ -73,6 +73,7 @@ def pages() -> dict[Path, str]:
         (DOCS / "contributing.md", "layers", _layers()),
         (DOCS / "reference" / "benchmarks.md", "figures of GPUs", measured.tables()),
         (DOCS / "reference" / "benchmarks.md", "counts", measured.counts()),
+        (DOCS / "reference" / "benchmarks.md", "figures of a CPU", measured.networks_on_a_cpu()),
     ):
         begin, end = _marks(what)
         before, rest = made.get(path, path.read_text(encoding="utf-8")).split(begin)

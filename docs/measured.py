@@ -20,6 +20,11 @@ REGISTERS_OF_A_PROCESSOR, THREADS, GRANULE, MOST_PROGRAMS = 65_536, 32, 8, 32  #
 SCAN_KERNELS = ("ends", "outputs first", "outputs middle", "outputs last", "again first", "again middle", "again last",
                 "adjoints")  # fmt: skip
 
+NO_MIXER = "NoMamba"
+MIXERS = {"convolutions of the same size": "_SameSize", "as published": "", "with 3D convolutions": "_Conv3d",
+          "Mamba-2": "_Mamba2"}  # fmt: skip
+"""Column -> ending of the network's name"""
+
 
 def tables() -> str:
     """The GPU sections of the benchmarks page"""
@@ -34,7 +39,7 @@ def tables() -> str:
 
 def counts() -> str:
     """What compilers make of the scan kernels, per step of 32 channels"""
-    versions: dict[str, dict[str, dict[str, Any]]] = json.loads(COUNTS.read_text())
+    versions: dict[str, dict[str, dict[str, Any]]] = json.loads(COUNTS.read_text(encoding="utf-8"))
     rows = []
     for name in SCAN_KERNELS:
         for version, kernels in versions.items():
@@ -57,11 +62,61 @@ def _programs(registers: int) -> int:
     return min(MOST_PROGRAMS, REGISTERS_OF_A_PROCESSOR // taken)
 
 
-def _files(kind: str) -> Iterator[tuple[str, str, list[dict[str, Any]]]]:
-    """device and versions, precision, rows"""
+def networks_on_a_cpu() -> str:
+    """The CPU section of the benchmarks page: every network, and what each mixer costs beside none"""
+    (content,) = (c for c in _contents("network") if _on_a_cpu(c))
+    machine, task = content["machine"], content["task"]
+    rows = {r["network"]: r for r in content["rows"]}
+    every = [
+        (name, f"{r['parameters'] / 1e6:.1f} M", _seconds(r["predict_seconds"]), _memory_of(r["predict_bytes"]),
+         _seconds(r["train_seconds"]), _memory_of(r["train_bytes"]))
+        for name, r in rows.items()
+    ]  # fmt: skip
+    head = ("network", "parameters", "prediction of a patch", "extra memory", "training step", "extra memory")
+    said = (
+        f"Patch {tuple(task['patch'])}, batch {task['batch']}, widths {tuple(task['features'])}, {content['dtype']}; "
+        f"{machine['device']}, {machine['threads']} threads, torch {machine['torch']}, {machine['date']}."
+    )
+    return "\n\n".join(
+        (
+            said, markdown.table(head, every),
+            "**What a mixer costs**: time of a training step, and of a prediction, over that of the network without one. "
+            "U-Mamba2's is Mamba-2 as published, the others' Mamba.",
+            markdown.table(("network", *MIXERS), _over_the_twin(rows)),
+        )
+    )  # fmt: skip
+
+
+def _over_the_twin(rows: dict[str, dict[str, Any]]) -> list[tuple[str, ...]]:
+    found = []
+    for name, twin in rows.items():
+        kind = name.removesuffix(NO_MIXER)
+        if kind == name or kind not in rows:
+            continue
+        cells = []
+        for ending in MIXERS.values():
+            row = rows.get(kind + ending)
+            ratios = None if row is None else (row[k] / twin[k] for k in ("train_seconds", "predict_seconds"))
+            cells.append("-" if ratios is None else ", ".join(f"{r:.2f}" for r in ratios))
+        found.append((kind, *cells))
+    return found
+
+
+def _contents(kind: str) -> Iterator[dict[str, Any]]:
     for path in sorted(MEASUREMENTS.glob("*.json")):
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["kind"] == kind:
+            yield content
+
+
+def _on_a_cpu(content: dict[str, Any]) -> bool:
+    return bool(content["machine"].get("threads"))
+
+
+def _files(kind: str) -> Iterator[tuple[str, str, list[dict[str, Any]]]]:
+    """Of GPUs: device and versions, precision, rows"""
+    for content in _contents(kind):
+        if not _on_a_cpu(content):
             machine = content["machine"]
             device = f"{machine['device']}, torch {machine['torch']}, Triton {machine.get('triton', '-')}"
             yield device, content["dtype"], content["rows"]
@@ -93,6 +148,10 @@ def _memory() -> str:
     ]  # fmt: skip
     head = ("device", "precision", "network", "estimated", "measured", "estimated / measured")
     return markdown.table(head, rows)
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds >= 1 else _time(seconds)
 
 
 def _time(seconds: float) -> str:

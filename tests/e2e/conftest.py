@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import SimpleITK as sitk
 
@@ -25,6 +26,7 @@ import nnunet_mamba
 
 SOURCE = Path(nnunet_mamba.__file__).parent / "data" / "hippocampus" / "Task04_Hippocampus"
 CASES = 6
+BRIEF = "_NoMirroring_1epoch_2its"  # without mirroring prediction takes an eighth of the time
 FEATURES = [4, 8, 8, 16]
 # the planned patch holds a whole case: smaller ones would mean hundreds of windows per prediction
 PATCH = [40, 56, 40]
@@ -125,6 +127,23 @@ class Workspace:
                 os.killpg(process.pid, signal.SIGKILL) if process.poll() is None else None
                 pytest.fail(f"{path} did not appear:\n{process.communicate()[0][-3000:]}")
             time.sleep(0.05)
+
+
+def check_prediction(workspace: Workspace, folder: Path, allowed: set[int]) -> None:
+    images = sorted((workspace.raw / "imagesTs").glob("*.nii.gz"))
+    for image in images:
+        predicted = sitk.ReadImage(str(folder / image.name.replace("_0000", "")))
+        original = sitk.ReadImage(str(image))
+        assert predicted.GetSize() == original.GetSize()
+        assert np.allclose(predicted.GetOrigin(), original.GetOrigin())
+        assert set(np.unique(sitk.GetArrayFromImage(predicted))) <= allowed
+
+
+def predict(workspace: Workspace, folder: Path, *more: str | Path) -> None:
+    workspace.run(
+        "nnUNetv2_predict", "-d", workspace.number, "-i", workspace.raw / "imagesTs", "-o", folder, "-f", "0",
+        "-device", "cpu", "-npp", "1", "-nps", "1", *more,
+    )  # fmt: skip
 
 
 def _two_folds(cases: list[str]) -> list[dict[str, list[str]]]:

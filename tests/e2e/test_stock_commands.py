@@ -13,32 +13,13 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from nnunet_mamba.names import networks
-from tests.e2e.conftest import CASES, Workspace
+from tests.e2e.conftest import BRIEF, CASES, Workspace, check_prediction, predict
 
 pytestmark = pytest.mark.slow
 
 SHORT = "_2epochs_2its"
-BRIEF = "_NoMirroring_1epoch_2its"  # without mirroring prediction takes an eighth of the time
 SEGMAMBA, TWIN = "nnUNetTrainerSegMamba", "nnUNetTrainerSegMambaNoMamba"
 OURS, STOCK = "nnUNetSegMambaPlans", "nnUNetPlans"
-
-
-def _check_prediction(workspace: Workspace, folder: Path, allowed: set[int]) -> None:
-    images = sorted((workspace.raw / "imagesTs").glob("*.nii.gz"))
-    for image in images:
-        predicted = sitk.ReadImage(str(folder / image.name.replace("_0000", "")))
-        original = sitk.ReadImage(str(image))
-        assert predicted.GetSize() == original.GetSize()
-        assert np.allclose(predicted.GetOrigin(), original.GetOrigin())
-        assert set(np.unique(sitk.GetArrayFromImage(predicted))) <= allowed
-
-
-def _predict(workspace: Workspace, folder: Path, *more: str | Path) -> None:
-    workspace.run(
-        "nnUNetv2_predict", "-d", workspace.number, "-i", workspace.raw / "imagesTs", "-o", folder, "-f", "0",
-        "-device", "cpu", "-npp", "1", "-nps", "1", *more,
-    )  # fmt: skip
 
 
 def test_cross_validation_prediction_and_best_configuration(hippocampus: Workspace, tmp_path: Path) -> None:
@@ -65,13 +46,13 @@ def test_cross_validation_prediction_and_best_configuration(hippocampus: Workspa
     information = json.loads((hippocampus.results / "inference_information.json").read_text(encoding="utf-8"))
     assert len(information["all_results"]) == 3  # two models and their ensemble
 
-    _predict(hippocampus, tmp_path / "a", "-c", "3d_fullres", "-tr", SEGMAMBA + SHORT, "-p", OURS)
-    _check_prediction(hippocampus, tmp_path / "a", {0, 1, 2})
+    predict(hippocampus, tmp_path / "a", "-c", "3d_fullres", "-tr", SEGMAMBA + SHORT, "-p", OURS)
+    check_prediction(hippocampus, tmp_path / "a", {0, 1, 2})
     hippocampus.run(
         "nnUNetv2_predict_from_modelfolder", "-m", model, "-i", hippocampus.raw / "imagesTs", "-o", tmp_path / "b",
         "-f", "0", "-device", "cpu", "-npp", "1", "-nps", "1",
     )  # fmt: skip
-    _check_prediction(hippocampus, tmp_path / "b", {0, 1, 2})
+    check_prediction(hippocampus, tmp_path / "b", {0, 1, 2})
     name = next((tmp_path / "a").glob("*.nii.gz")).name
     a, b = (sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / folder / name))) for folder in "ab")
     assert np.array_equal(a, b)
@@ -87,22 +68,10 @@ def test_our_trainer_follows_stock_plans_and_the_stock_trainer_ours(hippocampus:
     assert any(key.endswith("A_s_log") for key in stock["network_weights"]), "the plan names SegMamba"
 
 
-@pytest.mark.parametrize("record", networks.NETWORKS[1:], ids=lambda r: r.name)
-def test_every_network_trains_and_predicts(record: networks.Network, hippocampus: Workspace, tmp_path: Path) -> None:
-    trainer = record.trainer + BRIEF
-    hippocampus.train("3d_fullres", 0, trainer, "-p", STOCK)
-    checkpoint = hippocampus.model(trainer, STOCK, "3d_fullres") / "fold_0" / "checkpoint_final.pth"
-    weights = torch.load(checkpoint, weights_only=False)["network_weights"]
-    assert any(key.endswith("A_log") for key in weights)
-    assert all(torch.isfinite(value).all() for value in weights.values())
-    _predict(hippocampus, tmp_path, "-c", "3d_fullres", "-tr", trainer, "-p", STOCK)
-    _check_prediction(hippocampus, tmp_path, {0, 1, 2})
-
-
 def test_two_dimensions(hippocampus: Workspace, tmp_path: Path) -> None:
     hippocampus.train("2d", 0, SEGMAMBA + BRIEF, "-p", OURS)
-    _predict(hippocampus, tmp_path / "out", "-c", "2d", "-tr", SEGMAMBA + BRIEF, "-p", OURS)
-    _check_prediction(hippocampus, tmp_path / "out", {0, 1, 2})
+    predict(hippocampus, tmp_path / "out", "-c", "2d", "-tr", SEGMAMBA + BRIEF, "-p", OURS)
+    check_prediction(hippocampus, tmp_path / "out", {0, 1, 2})
 
 
 def test_a_killed_training_continues(hippocampus: Workspace) -> None:
@@ -135,8 +104,8 @@ def test_pretrained_weights_fit_another_label_set(hippocampus: Workspace, region
 
 def test_regions_and_ignore_label(regions: Workspace, tmp_path: Path) -> None:
     regions.train("3d_fullres", 0, SEGMAMBA + BRIEF, "-p", OURS)
-    _predict(regions, tmp_path / "out", "-c", "3d_fullres", "-tr", SEGMAMBA + BRIEF, "-p", OURS)
-    _check_prediction(regions, tmp_path / "out", {0, 1, 2})
+    predict(regions, tmp_path / "out", "-c", "3d_fullres", "-tr", SEGMAMBA + BRIEF, "-p", OURS)
+    check_prediction(regions, tmp_path / "out", {0, 1, 2})
 
 
 def test_cascade(hippocampus: Workspace, tmp_path: Path) -> None:
@@ -158,12 +127,12 @@ def test_cascade(hippocampus: Workspace, tmp_path: Path) -> None:
     previous = hippocampus.model(trainer, name, "3d_lowres") / "predicted_next_stage" / "3d_cascade_fullres"
     assert len(list(previous.glob("*"))) == CASES
     hippocampus.train("3d_cascade_fullres", 0, trainer, "-p", name)
-    _predict(hippocampus, tmp_path / "low", "-c", "3d_lowres", "-tr", trainer, "-p", name)
-    _predict(
+    predict(hippocampus, tmp_path / "low", "-c", "3d_lowres", "-tr", trainer, "-p", name)
+    predict(
         hippocampus, tmp_path / "full", "-c", "3d_cascade_fullres", "-tr", trainer, "-p", name,
         "-prev_stage_predictions", tmp_path / "low",
     )  # fmt: skip
-    _check_prediction(hippocampus, tmp_path / "full", {0, 1, 2})
+    check_prediction(hippocampus, tmp_path / "full", {0, 1, 2})
 
 
 def test_what_cannot_work_fails_before_anything_is_written(hippocampus: Workspace) -> None:

@@ -30,13 +30,15 @@ def test_skipped_without_a_gpu() -> None:
     assert "passed" not in last
 
 
-def test_kernels_dry() -> None:
+@pytest.mark.parametrize(
+    "names", [("behaviour", "self_test"), pytest.param(("operators",), marks=pytest.mark.long)], ids=" ".join
+)
+def test_kernels_dry(names: tuple[str, ...]) -> None:
     pytest.importorskip("triton")
-    files = [f"tests/gpu/test_{name}.py" for name in ("operators", "behaviour", "self_test")]
-    assert "passed" in _pytest(*files, **DRY)
+    assert "passed" in _pytest(*(f"tests/gpu/test_{name}.py" for name in names), **DRY)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_memory_and_training_dry() -> None:
     dry = {"NNUNET_MAMBA_GPU_TESTS": "dry"}
     assert "passed" in _pytest("tests/gpu/test_memory.py", "tests/gpu/test_training.py", **dry)

@@ -237,7 +237,7 @@ def test_two_processes_save_one_checkpoint(folders: Path) -> None:
     assert seen["saves"] > 9
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform == "win32", reason="gloo over files")
 def test_two_processes_save_hundreds_of_large_checkpoints(folders: Path) -> None:
     seen = _check_training(folders, "nnUNetTrainerSegMamba_stop40_150epochs_3its", 0.05, 32, 900)
