@@ -65,7 +65,7 @@ def _programs(registers: int) -> int:
 def networks_on_a_cpu() -> str:
     """The CPU section of the benchmarks page: every network, and what each mixer costs beside none"""
     (content,) = (c for c in _contents("network") if _on_a_cpu(c))
-    machine, task = content["machine"], content["task"]
+    machine = content["machine"]
     rows = {r["network"]: r for r in content["rows"]}
     every = [
         (name, f"{r['parameters'] / 1e6:.1f} M", _seconds(r["predict_seconds"]), _memory_of(r["predict_bytes"]),
@@ -74,14 +74,14 @@ def networks_on_a_cpu() -> str:
     ]  # fmt: skip
     head = ("network", "parameters", "prediction of a patch", "extra memory", "training step", "extra memory")
     said = (
-        f"Patch {tuple(task['patch'])}, batch {task['batch']}, widths {tuple(task['features'])}, {content['dtype']}; "
-        f"{machine['device']}, {machine['threads']} threads, torch {machine['torch']}, {machine['date']}."
+        f"P{content['task'][1:]}; {machine['device']}, {machine['threads']} threads, torch {machine['torch']}, "
+        f"{machine['date']}."
     )
     return "\n\n".join(
         (
             said, markdown.table(head, every),
-            "**What a mixer costs**: time of a training step, and of a prediction, over that of the network without one. "
-            "U-Mamba2's is Mamba-2 as published, the others' Mamba.",
+            "**What a mixer costs**: time of a training step, and of a prediction, over that without one. "
+            "U-Mamba2 has Mamba-2 as published, the others Mamba.",
             markdown.table(("network", *MIXERS), _over_the_twin(rows)),
         )
     )  # fmt: skip
