@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pandas as pd
@@ -20,6 +21,7 @@ from nnunet_mamba.study.crossval.definition import Study
 from nnunet_mamba.study.crossval.local import run_study
 from nnunet_mamba.study.crossval.models import pair_models
 from nnunet_mamba.study.crossval.steps import predictions
+from nnunet_mamba.study.evaluation.description import masks_of, value_names
 from nnunet_mamba.study.evaluation.overlay import draw_overlay
 from nnunet_mamba.study.protocol.preparation import PLANS, PROCESSES, REFERENCES, Preparation
 from nnunet_mamba.whole_files import read_object
@@ -88,6 +90,7 @@ class Demo:
             print(f"  {len(scores)} unseen cases, chosen and postprocessed")
             for case, score in sorted(scores.items()):
                 print(f"    {case:<{width}} {score:.3f}")
+            print(f"    {'mean':<{width}} {fmean(scores.values()):.3f}")
             ordered = sorted(scores, key=scores.__getitem__)
             shown = ordered[len(ordered) // 2]
         else:
@@ -101,6 +104,7 @@ class Demo:
             labels / f"{shown}.nii.gz",
             predicted / f"{shown}.nii.gz",
             picture,
+            names=value_names(masks_of(read_object(self.study.folders.dataset_json)["labels"])),
         )
         print(f"\nPicture of {shown}, prediction against truth: {picture}\nPredictions: {final}")
         print(f"\n{CLOSING}")

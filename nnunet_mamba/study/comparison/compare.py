@@ -19,6 +19,7 @@ from nnunet_mamba.study.comparison.scores import mean_name, scores_of, with_mean
 from nnunet_mamba.study.comparison.training import energy_kwh, read_fold
 from nnunet_mamba.study.comparison.viewer import ViewedCase, encode
 from nnunet_mamba.study.evaluation import metrics
+from nnunet_mamba.study.evaluation.description import value_names
 from nnunet_mamba.study.evaluation.evaluate import Evaluation, Question
 from nnunet_mamba.study.evaluation.masks import check_image
 from nnunet_mamba.study.evaluation.output import write_csv
@@ -80,7 +81,7 @@ def compare(inputs: Inputs, out: Path, jobs: int) -> Report:
     sections.append(Section("Volumes", (), (agreement,)))
     sections.append(Section("Worst cases", (tables.worst_cases(found, candidates, inputs.groups, shown[0], primary),)))
     chosen = _shown_cases(tables.from_best_to_worst(found, shown[0], primary))
-    encoded, overlays, without_image = [], {}, []
+    encoded, overlays, without_image, names = [], {}, [], value_names(asked.masks)
     for title, case in chosen.items():
         image, reason = _image_of(inputs, case)
         without_image += [reason] if reason else []
@@ -89,7 +90,7 @@ def compare(inputs: Inputs, out: Path, jobs: int) -> Report:
         if files.image is not None:
             for number, c in enumerate(candidates):
                 target = out / "pictures" / f"{title}_{number}.png"
-                draw_overlay(files.image, files.truth, c.predictions[case], target)
+                draw_overlay(files.image, files.truth, c.predictions[case], target, names=names)
                 overlays[f"{title}: {case}, {c.name}"] = f"pictures/{target.name}"
     definitions = (
         *((m.name + (f" ({m.unit})" if m.unit else ""), m.definition) for m in metrics.find(shown)),
@@ -188,10 +189,9 @@ def _labels(asked: Question, encoded: Sequence[Mapping[str, Any]]) -> tuple[tupl
 
     A region shares its values, so they are named after all regions they belong to.
     """
-    values = {v for of_mask in asked.masks.values() for v in of_mask}
-    names = {v: " + ".join(n for n, of_mask in asked.masks.items() if v in of_mask) for v in values}
+    names = value_names(asked.masks)
     seen = {v for case in encoded for v in case["values"]} - {0}
-    others = {v: "ignore" if v == asked.ignore else f"{v}, not in dataset.json" for v in seen - values}
+    others = {v: "ignore" if v == asked.ignore else f"{v}, not in dataset.json" for v in seen - set(names)}
     return tuple(sorted({**names, **others}.items()))
 
 

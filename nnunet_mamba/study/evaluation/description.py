@@ -49,6 +49,11 @@ def masks_of(labels: Any) -> dict[str, tuple[int, ...]]:
     return dict(describe({"labels": labels}, DATASET_JSON).masks)
 
 
+def value_names(masks: Mapping[str, Sequence[int]]) -> dict[int, str]:
+    """Label value -> what it is called; after all regions that it is in"""
+    return {v: " + ".join(n for n, of in masks.items() if v in of) for values in masks.values() for v in values}
+
+
 def ending_of(content: Mapping[str, Any], where: str | Path) -> str:
     """How the names of a dataset's files end. Raises ValueError where its dataset.json does not say."""
     try:
