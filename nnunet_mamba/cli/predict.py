@@ -38,6 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fix-shear", action="store_true", help="make slightly sheared axes perpendicular")
     parser.add_argument("--plain", action="store_true", help="as nnUNetv2_predict: without thresholds and minimum "
                         "sizes that calibrate and postprocess have stored but nobody has applied")  # fmt: skip
+    parser.add_argument("--disable_tta", action="store_true", help="one pass instead of the mean of mirrored "
+                        "ones, eight for most volumes: faster, mostly a little worse")  # fmt: skip
+    parser.add_argument("--bf16", action="store_true", help="on a CPU: convolutions in bfloat16, two to three times as "
+                        "fast where the CPU has it")  # fmt: skip
+    parser.add_argument("-step_size", type=float, default=0.5, metavar="SHARE", help="distance of windows, as a share "
+                        "of their size (default: %(default)s, as nnU-Net)")  # fmt: skip
     parser.add_argument("--uncertainty", action="store_true", help="also a map of the uncertainty of each "
                         "case, in percent")  # fmt: skip
     parser.add_argument("--no-trust", action="store_true", help="do not judge how far to trust each case, where "
@@ -67,12 +73,13 @@ def run(options: argparse.Namespace) -> int:
 
         from nnunet_mamba.prediction import run as prediction
         from nnunet_mamba.prediction.card import describe, lines
-        from nnunet_mamba.prediction.model import Named, open_usable
+        from nnunet_mamba.prediction.model import Named, Use, open_usable
         from nnunet_mamba.prediction.predictor import device_in_words
         from nnunet_mamba.prediction.scans import Reading
     device = torch.device(chosen_device(options.device))
     named = Named(options.model, options.tr, options.p, options.c, options.m, options.f, options.chk)
-    with open_usable(named, stored=not options.plain, trust=not options.no_trust) as usable:
+    use = Use(not options.plain, not options.no_trust, not options.disable_tta, options.step_size, options.bf16)
+    with open_usable(named, use) as usable:
         cases = cases_of(options.images, usable.channels, options.series)
         model = usable.model
         print(f"{model.plans['dataset_name']}: {model.trainer}, {model.configuration}, folds {' '.join(model.folds)}")

@@ -14,10 +14,11 @@ from nnunet_mamba.export.model import TrainedModel
 from nnunet_mamba.export.source import open_model
 from nnunet_mamba.names.locate import parse_thresholds, thresholds_name
 from nnunet_mamba.nnunet_folders import DATASET_NAME, FINAL, Dataset, Model, ModelFolder, models_in
+from nnunet_mamba.prediction.predictor import OVERLAP_AS_NNUNET
 from nnunet_mamba.study.calibration import minimum_size, thresholds
 from nnunet_mamba.study.calibration.minimum_size import MinimumSize
 from nnunet_mamba.study.calibration.thresholds import Thresholds
-from nnunet_mamba.study.evaluation.description import describe
+from nnunet_mamba.study.evaluation.description import describe, value_names
 from nnunet_mamba.trust import outcome
 from nnunet_mamba.trust.judgement import Judge
 from nnunet_mamba.trust.measures import TITLES
@@ -44,6 +45,27 @@ class Named:
 
 
 @dataclass(frozen=True)
+class Use:
+    """What is done with a model.
+
+    stored: thresholds and minimum sizes chosen on its cross-validation are used. trust: its cases are judged, if
+    `nnunet-mamba trust` has been run on it. mirroring: the mean of mirrored passes predicts, where it was trained for
+    that. step: distance of the windows as a share of the patch. bf16: on a CPU in half precision.
+    """
+
+    stored: bool = True
+    trust: bool = True
+    mirroring: bool = True
+    step: float = OVERLAP_AS_NNUNET
+    bf16: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for windows that would leave gaps"""
+        if not 0 < self.step <= 1:
+            raise ValueError(f"-step_size {self.step:g}: expected a number above 0, up to 1, as 0.5")
+
+
+@dataclass(frozen=True)
 class Usable:
     """A model, ready to predict. told: what is done with what was stored beside it.
 
@@ -58,6 +80,8 @@ class Usable:
     fingerprint: dict[str, Any] | None
     told: tuple[str, ...]
     judge: Judge | None = None
+    step: float = OVERLAP_AS_NNUNET
+    bf16: bool = False
 
     @property
     def ending(self) -> str:
@@ -66,8 +90,7 @@ class Usable:
     @property
     def value_names(self) -> dict[int, str]:
         """Label value -> what it is called; after all regions that it is in"""
-        masks = self.masks
-        return {v: " + ".join(n for n, of in masks.items() if v in of) for values in masks.values() for v in values}
+        return value_names(self.masks)
 
     def digests(self) -> dict[str, str]:
         """Of its weights: which model this is, whatever its folder is called"""
@@ -95,21 +118,19 @@ def check_named(named: Named) -> None:
 
 
 @contextmanager
-def open_usable(named: Named, stored: bool = True, trust: bool = True) -> Iterator[Usable]:
+def open_usable(named: Named, use: Use = Use()) -> Iterator[Usable]:
     """The model, for as long as the block lasts: what a zip holds is unpacked into a folder that goes with it.
 
-    stored: whether thresholds and minimum sizes chosen on its cross-validation are used. trust: whether its cases are
-    judged, if `nnunet-mamba trust` has been run on the model.
     Raises ValueError in one sentence for what is no model, is damaged or unsafe, or cannot predict volumes alone.
     """
     check_named(named)
     path = Path(named.given)
     source = path if path.exists() else _folder_of_dataset(named).path
     with open_model(source, named.name, named.checkpoint) as folder:
-        yield usable(TrainedModel.read(folder, named.folds, named.checkpoint), stored, trust)
+        yield usable(TrainedModel.read(folder, named.folds, named.checkpoint), use)
 
 
-def usable(model: TrainedModel, stored: bool = True, trust: bool = True) -> Usable:
+def usable(model: TrainedModel, use: Use = Use()) -> Usable:
     """Raises ValueError for a second stage of a cascade, and for models that are not for volumes"""
     path, content = model.folder.dataset_json, model.dataset_json
     previous = model.planned.previous_stage_name
@@ -129,9 +150,16 @@ def usable(model: TrainedModel, stored: bool = True, trust: bool = True) -> Usab
     masks = dict(describe(content, path).masks)
     found = read_object(fingerprint) if fingerprint.is_file() else None
     told: list[str] = []
-    model, sizes = _with_stored(model, told) if stored else (model, None)
-    judge = _judge(model, told) if trust else None
-    return Usable(model, channels, masks, sizes, found, tuple(told), judge)
+    if not use.mirroring and model.mirroring:
+        told.append(f"one pass instead of {2 ** len(model.mirroring)} mirrored ones")
+        model = replace(model, mirroring=())
+    if use.step != OVERLAP_AS_NNUNET:
+        told.append(f"windows at a distance of {use.step:g} of their size; nnU-Net: {OVERLAP_AS_NNUNET:g}")
+    if use.bf16:
+        told.append("convolutions in bfloat16")
+    model, sizes = _with_stored(model, told) if use.stored else (model, None)
+    judge = _judge(model, told) if use.trust else None
+    return Usable(model, channels, masks, sizes, found, tuple(told), judge, use.step, use.bf16)
 
 
 def _judge(model: TrainedModel, told: list[str]) -> Judge | None:

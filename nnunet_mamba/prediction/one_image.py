@@ -13,8 +13,8 @@ import torch
 
 from nnunet_mamba.nnunet_folders import FINAL
 from nnunet_mamba.prediction.images import Case, Source, cases_of
-from nnunet_mamba.prediction.model import Named, open_usable
-from nnunet_mamba.prediction.predictor import default_device
+from nnunet_mamba.prediction.model import Named, Use, open_usable
+from nnunet_mamba.prediction.predictor import OVERLAP_AS_NNUNET, default_device
 from nnunet_mamba.prediction.run import Run
 
 Image = str | PathLike[str] | sitk.Image
@@ -29,6 +29,9 @@ def predict(
     checkpoint: str = FINAL,
     name: str | None = None,
     stored: bool = True,
+    mirroring: bool = True,
+    step: float = OVERLAP_AS_NNUNET,
+    bf16: bool = False,
 ) -> sitk.Image:
     """Labels of one image, with its geometry; `sitk.GetArrayFromImage` makes an array (z y x) of them.
 
@@ -38,6 +41,8 @@ def predict(
     device: "cuda" or "cpu"; None: a GPU where torch sees one.
     folds: None for all. name: which model, where a zip holds several.
     stored: use thresholds and minimum sizes that calibrate and postprocess have stored with the model.
+    mirroring: False for one pass instead of the mean of mirrored ones. step: distance of windows, as a share of them.
+    bf16: convolutions in bfloat16, on a CPU.
 
     Where the image is unlike the training data, labels touch its border, or the members of the prediction disagree so
     much that one should look at it (`nnunet-mamba trust`), a UserWarning says so. Raises ValueError in
@@ -47,7 +52,8 @@ def predict(
     named = Named(
         str(model), name=name, folds=None if folds is None else [str(f) for f in folds], checkpoint=checkpoint
     )
-    with tempfile.TemporaryDirectory(prefix="nnunet_mamba_predict_") as folder, open_usable(named, stored) as usable:
+    use = Use(stored, mirroring=mirroring, step=step, bf16=bf16)
+    with tempfile.TemporaryDirectory(prefix="nnunet_mamba_predict_") as folder, open_usable(named, use) as usable:
         place = Path(folder)
         if len(given) != len(usable.channels):
             raise ValueError(

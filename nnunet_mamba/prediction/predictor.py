@@ -26,7 +26,8 @@ from nnunet_mamba.trust.maps import write_map
 from nnunet_mamba.trust.measures import entropy_map
 from nnunet_mamba.trust.members import MemberPredictor, NetworkPrediction, mean_prediction
 
-TILE_STEP_SIZE = 0.5
+OVERLAP_AS_NNUNET = 0.5
+"""Distance of windows as a share of the patch"""
 Advance = Callable[[], object]
 
 
@@ -55,20 +56,43 @@ class Apart:
     passes: bool
 
 
+def _lower_precision(network: torch.nn.Module) -> None:
+    """Norms and scans stay in float32, as under autocast in a training"""
+    forward = network.forward
+
+    def in_bfloat16(x: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return forward(x).float()
+
+    network.forward = in_bfloat16
+
+
 class Predictor:
-    """A model on a device. advance: called whenever the network has been run. apart: None keeps the mean alone."""
+    """A model on a device. advance: called whenever the network has been run. apart: None keeps the mean alone.
+
+    step: distance of the windows as a share of the patch. bf16: convolutions and products in bfloat16, on a CPU. It
+    predicts with the model's folds and mirrored axes.
+    """
 
     def __init__(
-        self, model: TrainedModel, device: torch.device, advance: Advance = lambda: None, apart: Apart | None = None
+        self,
+        model: TrainedModel,
+        device: torch.device,
+        advance: Advance = lambda: None,
+        apart: Apart | None = None,
+        step: float = OVERLAP_AS_NNUNET,
+        bf16: bool = False,
     ):
-        self.model, self.advance = model, advance
-        options: dict[str, Any] = {"tile_step_size": TILE_STEP_SIZE, "device": device, "allow_tqdm": False}
+        self.model, self.advance, self.step = model, advance, step
+        options: dict[str, Any] = {"tile_step_size": step, "device": device, "allow_tqdm": False}
         with contextlib.redirect_stdout(io.StringIO()):  # it tells people with a CPU what they have not asked
             self._nnunet = (
                 nnUNetPredictor(**options) if apart is None else MemberPredictor(**options, keep_passes=apart.passes)
             )
         network = model.network(model.folds[0])
         network.register_forward_hook(lambda *_: self._advance())
+        if bf16:
+            _lower_precision(network)
         self._nnunet.manual_initialization(
             network, model.manager, model.planned, [model.weights(fold) for fold in model.folds], model.dataset_json,
             model.trainer, model.mirroring or None,
@@ -134,6 +158,6 @@ class Predictor:
         patch = self.model.patch
         flat = 3 - len(patch)
         size = [max(n, p) for n, p in zip(shape[flat:], patch, strict=True)]
-        steps = compute_steps_for_sliding_window(tuple(size), patch, TILE_STEP_SIZE)
+        steps = compute_steps_for_sliding_window(tuple(size), patch, self.step)
         windows = len(list(itertools.product(*steps))) * (shape[0] if flat else 1)
         return windows * 2 ** len(self.model.mirroring) * len(self.model.folds)

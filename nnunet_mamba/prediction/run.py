@@ -76,12 +76,14 @@ class Run:
             usable.fingerprint, usable.channels, planned["normalization_schemes"],
             () if turned else orientations_of(usable.model.folder),
         )  # fmt: skip
+        if usable.bf16 and device.type != "cpu":
+            raise ValueError(f"--bf16 with -device {device.type}: it is for CPUs; GPUs predict in half precision")
         judge, apart = usable.judge, None
         if judge is not None:
             apart = Apart(judge.manager, judge.stored.members == PASSES)
         elif maps:
             apart = Apart(usable.model.labels, passes=False)
-        self.predictor = Predictor(usable.model, device, apart=apart)
+        self.predictor = Predictor(usable.model, device, apart=apart, step=usable.step, bf16=usable.bf16)
 
     def check(self, case: Case) -> Scan:
         """Raises ValueError for a case that cannot be predicted"""

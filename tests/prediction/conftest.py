@@ -20,9 +20,9 @@ PATCH = [40, 56, 40]
 UNSEEN = HIPPOCAMPUS / "imagesTs" / "hippocampus_173.nii.gz"
 
 
-def write_small_model(folder: Path, labels=LABELS, folds=("0", "1"), **changes) -> Path:
+def write_small_model(folder: Path, labels=LABELS, folds=("0", "1"), patch=PATCH, **changes) -> Path:
     """Of random weights, other ones in the second fold, with the fingerprint of two cases"""
-    content = plans(patch_size=PATCH, **changes)
+    content = plans(patch_size=patch, **changes)
     write_model(folder, content, labels, "nnUNetTrainerUMambaBotNoMamba", folds, (0,))
     for fold in folds[1:]:
         path = folder / f"fold_{fold}" / "checkpoint_final.pth"

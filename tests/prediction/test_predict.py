@@ -21,7 +21,8 @@ import nnunet_mamba
 from nnunet_mamba.cli import main as cli
 from nnunet_mamba.export.model import TrainedModel
 from nnunet_mamba.nnunet_folders import ModelFolder
-from nnunet_mamba.prediction.model import usable
+from nnunet_mamba.prediction.model import Use, usable
+from nnunet_mamba.prediction.run import Run
 from tests.export.small_model import REGIONS
 from tests.prediction.conftest import NAME, UNSEEN, write_dicom, write_small_model
 
@@ -109,6 +110,36 @@ def test_other_formats_give_the_same(model: Path, expected: np.ndarray, tmp_path
     _predict(model, *(tmp_path / name for name in names), "-o", tmp_path / "out")
     for ending in ("nrrd", "mha", "nii"):
         assert (_voxels(tmp_path / "out" / f"scan{ending}.nii.gz") == expected).all()
+
+
+def test_one_pass_and_fewer_windows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As nnU-Net does with --disable_tta and -step_size"""
+    folder = write_small_model(tmp_path / NAME, folds=("0",), patch=[24, 32, 24])
+    stock = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False, use_mirroring=False, tile_step_size=0.9)
+    stock.initialize_from_trained_model_folder(str(folder), None)
+    stock.predict_from_files_sequential([[str(UNSEEN)]], [str(tmp_path / "expected")])
+    out = tmp_path / "out"
+    _predict(folder, UNSEEN, "-o", out, "--disable_tta", "-step_size", "0.9")
+    assert "one pass instead of 2 mirrored ones" in capsys.readouterr().out
+    assert (_voxels(out / UNSEEN.name) == _voxels(tmp_path / "expected.nii.gz")).all()
+    _predict(folder, UNSEEN, "-o", out, code=2)
+    assert "with other settings" in capsys.readouterr().err
+    mask = nnunet_mamba.predict(folder, UNSEEN, device="cpu", mirroring=False, step=0.9)
+    assert (sitk.GetArrayFromImage(mask) == _voxels(tmp_path / "expected.nii.gz")).all()
+    for step in ("0", "1.5", "nan"):
+        _predict(folder, UNSEEN, "-o", tmp_path / "none", "-step_size", step, code=2)
+        assert "expected a number above 0, up to 1" in capsys.readouterr().err
+
+
+def test_half_precision_changes_few_voxels(
+    model: Path, expected: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _predict(model, UNSEEN, "-o", tmp_path, "--bf16")
+    assert "convolutions in bfloat16" in capsys.readouterr().out
+    same = (_voxels(tmp_path / UNSEEN.name) == expected).mean()
+    assert 0.97 < same < 1  # a network without training hardly prefers any label; 1 would be float32
+    with pytest.raises(ValueError, match="--bf16 with -device meta: it is for CPUs"):
+        Run(usable(_read(model), Use(bf16=True)), torch.device("meta"))
 
 
 @pytest.mark.slow
