@@ -36,6 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prefer", choices=("sform", "qform"), default=None,
                         help="where the two geometries of a NIfTI file disagree")  # fmt: skip
     parser.add_argument("--fix-shear", action="store_true", help="make slightly sheared axes perpendicular")
+    parser.add_argument("--turn", action="store_true", help="predict files, too, the way round that the training "
+                        "images lie, if that is known; DICOM series always are")  # fmt: skip
     parser.add_argument("--plain", action="store_true", help="as nnUNetv2_predict: without thresholds and minimum "
                         "sizes that calibrate and postprocess have stored but nobody has applied")  # fmt: skip
     parser.add_argument("--disable_tta", action="store_true", help="one pass instead of the mean of mirrored "
@@ -96,7 +98,7 @@ def run(options: argparse.Namespace) -> int:
         print(
             f"{len(cases)} case{'' if len(cases) == 1 else 's'}, {device_in_words(device, options.device is not None)}"
         )
-        reading = Reading(options.prefer, options.fix_shear)
+        reading = Reading(options.prefer, options.fix_shear, options.turn)
         failed = prediction.predict_cases(usable, cases, options.o, device, reading, of_model, maps=options.uncertainty)
     for name, reason in failed.items():
         print(f"nnunet-mamba predict: {name}: {reason}", file=sys.stderr)

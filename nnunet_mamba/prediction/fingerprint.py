@@ -29,7 +29,8 @@ CT = "CTNormalization"
 class Known:
     """What the training data were like; None or empty where that is not known.
 
-    orientations: of the axes, in nibabel's letters, for instance LPS.
+    orientations: of the axes, in nibabel's letters, for instance LPS. turns: whether the model's reader turns every
+    image to one of them itself.
     """
 
     channels: tuple[str, ...]
@@ -38,11 +39,12 @@ class Known:
     extents: np.ndarray | None
     intensities: tuple[Mapping[str, float] | None, ...]
     orientations: tuple[str, ...] = ()
+    turns: bool = False
 
     @classmethod
     def of(
         cls, fingerprint: Mapping[str, Any] | None, channels: Sequence[str], schemes: Sequence[str],
-        orientations: Sequence[str] = (),
+        orientations: Sequence[str] = (), turns: bool = False,
     ) -> Known:  # fmt: skip
         """fingerprint: nnU-Net's dataset_fingerprint.json; schemes: how each channel is normalised"""
         content = fingerprint or {}
@@ -51,12 +53,13 @@ class Known:
         of_channels = content.get("foreground_intensity_properties_per_channel")
         numbers = [_numbers(of_channels.get(str(k))) if isinstance(of_channels, Mapping) else None
                    for k in range(len(channels))]  # fmt: skip
-        return cls(tuple(channels), tuple(schemes), spacings, extents, tuple(numbers), tuple(orientations))
+        return cls(tuple(channels), tuple(schemes), spacings, extents, tuple(numbers), tuple(orientations), turns)
 
 
-def of_scan(scan: Scan, known: Known) -> list[str]:
-    """What is unlike the training data before anything is predicted."""
-    return [*scan.notes, *_spacing(scan.grid, known), *_orientation(scan.grid, known), *_intensities(scan, known)]
+def of_scan(scan: Scan, known: Known, turned: bool = False) -> list[str]:
+    """What is unlike the training data before anything is predicted. turned: it will be seen as these lay."""
+    orientation = [] if turned else _orientation(scan.grid, known)
+    return [*scan.notes, *_spacing(scan.grid, known), *orientation, *_intensities(scan, known)]
 
 
 def of_size(shape: Sequence[int], spacing: Sequence[float], known: Known) -> list[str]:
@@ -97,7 +100,7 @@ def _orientation(grid: Geometry, known: Known) -> list[str]:
         return []
     return [
         f"orientation {grid.orientation}; training: {', '.join(known.orientations)}. nnU-Net does not turn images: "
-        "left and right, or up and down, may be taken for each other; turn it first"
+        "left and right, or up and down, may be taken for each other; --turn turns it, and its labels back"
     ]
 
 

@@ -21,7 +21,7 @@ import SimpleITK as sitk
 import torch
 from tqdm import tqdm
 
-from nnunet_mamba.prediction import fingerprint, scans
+from nnunet_mamba.prediction import fingerprint, scans, turned
 from nnunet_mamba.prediction.fingerprint import Known
 from nnunet_mamba.prediction.images import Case
 from nnunet_mamba.prediction.model import Usable
@@ -71,10 +71,10 @@ class Run:
     ):
         self.usable, self.reading = usable, reading
         planned = usable.model.planned.configuration
-        turned = "Reorient" in usable.model.manager.image_reader_writer_class.__name__
+        turns = "Reorient" in usable.model.manager.image_reader_writer_class.__name__
         self.known = Known.of(
             usable.fingerprint, usable.channels, planned["normalization_schemes"],
-            () if turned else orientations_of(usable.model.folder),
+            () if turns else orientations_of(usable.model.folder), turns,
         )  # fmt: skip
         if usable.bf16 and device.type != "cpu":
             raise ValueError(f"--bf16 with -device {device.type}: it is for CPUs; GPUs predict in half precision")
@@ -99,20 +99,26 @@ class Run:
     ) -> Done:  # fmt: skip
         """files: as the model's reader takes them; target: the label map that is written; uncertainty: its map."""
         start = time.perf_counter()
-        labels, properties = self.predictor.labels(files, expect)
+        letters = turned.wanted(scan, self.known, self.reading.turn)
+        seen = files if letters is None else turned.turned(files, letters, target.parent, self.usable.ending)
+        labels, properties = self.predictor.labels(seen, expect)
         trust = None if self.usable.judge is None else self.usable.judge.case(self.predictor.networks)
         if uncertainty is not None:
             self.predictor.write_uncertainty(uncertainty, properties)
         if self.usable.sizes is not None:
             labels = self.usable.sizes.on(labels, properties["spacing"])
         self.predictor.write(labels, target, properties)
+        if letters is not None:
+            for written_file in (target, *([uncertainty] if uncertainty is not None else [])):
+                turned.turn_back(written_file, files[0])
         image = sitk.ReadImage(str(target))
         written = sitk.GetArrayFromImage(image)
         channels = [sitk.GetArrayViewFromImage(sitk.ReadImage(str(f))) for f in files]
         backward = self.usable.model.manager.transpose_backward
         cropped = [properties["shape_after_cropping_and_before_resampling"][a] for a in backward]
         warnings = (
-            *fingerprint.of_scan(scan, self.known),
+            *fingerprint.of_scan(scan, self.known, letters is not None),
+            *turned.note(scan, self.known),
             *fingerprint.of_size(cropped, properties["spacing"], self.known),
             *fingerprint.of_labels(written, channels, self.usable.masks, scan.grid, self.known),
         )

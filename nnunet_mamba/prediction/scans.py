@@ -21,10 +21,14 @@ ENOUGH = 2_000_000
 
 @dataclass(frozen=True)
 class Reading:
-    """How files are read whose header says two things. prefer: sform or qform; fix_shear: make axes perpendicular."""
+    """How files are read. prefer: sform or qform where these differ; fix_shear: make axes perpendicular.
+
+    turn: as the training images lie, files too; series of DICOM files always are.
+    """
 
     prefer: str | None = None
     fix_shear: bool = False
+    turn: bool = False
 
 
 @dataclass(frozen=True)
