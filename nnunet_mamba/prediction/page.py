@@ -51,7 +51,8 @@ def write_page(
 
 def look_in_words(case: Mapping[str, Any]) -> str:
     """Of a case as prediction.json has it: whether to look at it, by the model's cross-validation; else nothing"""
-    return {True: "yes", False: "no"}.get((case.get("trust") or {}).get("look"), "")
+    look = (case.get("trust") or {}).get("look")
+    return "" if look is None else "yes" if look else "no"
 
 
 def _trust(cases: Mapping[str, Mapping[str, Any]]) -> tuple[Section, ...]:
