@@ -16,7 +16,7 @@ from nnunet_mamba.prediction.scans import Scan
 
 UNKNOWN = (
     "how the training images lay in space is not known, and nnU-Net does not turn images: look whether left and right, "
-    "or front and back, are taken for each other; a model with a card (nnunet-mamba card) says how they lay"
+    "or front and back, are taken for each other; nnunet-mamba card FOLDER -zip ZIP writes into a zip how they lay"
 )
 
 
