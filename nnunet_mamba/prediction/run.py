@@ -113,7 +113,7 @@ class Run:
                 turned.turn_back(written_file, files[0])
         image = sitk.ReadImage(str(target))
         written = sitk.GetArrayFromImage(image)
-        channels = [sitk.GetArrayViewFromImage(sitk.ReadImage(str(f))) for f in files]
+        channels = [sitk.GetArrayFromImage(sitk.ReadImage(str(f))) for f in files]  # a view would outlive its image
         backward = self.usable.model.manager.transpose_backward
         cropped = [properties["shape_after_cropping_and_before_resampling"][a] for a in backward]
         warnings = (
