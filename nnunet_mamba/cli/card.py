@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError("-zip ZIP goes with the folder of a model, and has to be there")
     with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net tells of folders that only training needs
         from nnunet_mamba.export.model import TrainedModel
-        from nnunet_mamba.export.source import open_model
+        from nnunet_mamba.export.source import STORED, open_model
         from nnunet_mamba.prediction import card as cards
     with open_model(options.model, options.m, options.chk) as folder:
         model = TrainedModel.read(folder, None, options.chk)
@@ -47,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
         if options.model.is_dir():
             cards.write(known, folder.path)
         if not options.model.is_dir() or options.zip is not None:
-            stored = [p for n in cards.STORED if (p := folder.path / n).is_file()] if options.zip is not None else []
+            stored = [p for n in STORED if (p := folder.path / n).is_file()] if options.zip is not None else []
             cards.put_into_zip(options.zip or options.model, folder.path.resolve().name, known, stored)
     print(cards.as_markdown(known))
     left = [cards.ASKED[key] for key in cards.ASKED if known[key] == cards.NOT_STATED]

@@ -26,9 +26,9 @@ from nnunet_mamba.nnunet_folders import (
     models_in,
 )
 
-NEXT_TO_PLANS = (
-    PLANS_JSON, DATASET_JSON, FINGERPRINT, "thresholds.json", "minimum_size.json", "trust.json", "model_card.json",
-)  # fmt: skip
+STORED = ("thresholds.json", "minimum_size.json", "trust.json")
+"""What our commands store beside a model, and nnU-Net leaves out of its zips"""
+NEXT_TO_PLANS = (PLANS_JSON, DATASET_JSON, FINGERPRINT, *STORED, "model_card.json")
 POSTPROCESSING = "postprocessing.json"
 OF_A_FOLD = (POSTPROCESSING, DEBUG)
 SCORES = PurePosixPath(VALIDATION, SUMMARY)

@@ -21,9 +21,9 @@ import numpy as np
 
 from nnunet_mamba import markdown
 from nnunet_mamba.export.model import TrainedModel
+from nnunet_mamba.export.source import STORED
 from nnunet_mamba.nnunet_folders import PLANS_JSON, Model
 from nnunet_mamba.prediction.seen import CARD_JSON, orientations_of
-from nnunet_mamba.study.calibration import minimum_size, thresholds
 from nnunet_mamba.study.evaluation.description import masks_of
 from nnunet_mamba.study.evaluation.intervals import CONFIDENCE, mean_interval
 from nnunet_mamba.trust import outcome
@@ -41,8 +41,6 @@ ASKED = {
 """What no file says for certain -> the question"""
 NOTED = ("num_epochs", "num_iterations_per_epoch", "batch_size", "precision", "seed", "device", "torch_version")
 """Of a training, in the words of nnU-Net's trainer"""
-STORED = (thresholds.STORED, minimum_size.STORED, outcome.STORED)
-"""Which nnU-Net leaves out of its zips"""
 
 
 def describe(model: TrainedModel, stated: Mapping[str, str] | None = None) -> dict[str, Any]:
