@@ -80,8 +80,7 @@ class Usable:
     fingerprint: dict[str, Any] | None
     told: tuple[str, ...]
     judge: Judge | None = None
-    step: float = OVERLAP_AS_NNUNET
-    bf16: bool = False
+    use: Use = Use()
 
     @property
     def ending(self) -> str:
@@ -159,7 +158,7 @@ def usable(model: TrainedModel, use: Use = Use()) -> Usable:
         told.append("convolutions in bfloat16")
     model, sizes = _with_stored(model, told) if use.stored else (model, None)
     judge = _judge(model, told) if use.trust else None
-    return Usable(model, channels, masks, sizes, found, tuple(told), judge, use.step, use.bf16)
+    return Usable(model, channels, masks, sizes, found, tuple(told), judge, use)
 
 
 def _judge(model: TrainedModel, told: list[str]) -> Judge | None:

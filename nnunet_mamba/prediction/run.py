@@ -40,6 +40,7 @@ from nnunet_mamba.whole_files import read_object, write_json
 RECORD, VOLUMES, PAGE = "prediction.json", "volumes.csv", "predictions.html"
 UNCERTAINTY = "uncertainty"
 """Folder"""
+AS_FILES_SAY = Reading()
 ML = 1000.0
 """mm3"""
 
@@ -66,7 +67,7 @@ class Run:
         self,
         usable: Usable,
         device: torch.device,
-        reading: Reading = Reading(),  # noqa: B008 (frozen)
+        reading: Reading = AS_FILES_SAY,
         maps: bool = False,
     ):
         self.usable, self.reading = usable, reading
@@ -76,14 +77,14 @@ class Run:
             usable.fingerprint, usable.channels, planned["normalization_schemes"],
             () if turns else orientations_of(usable.model.folder), turns,
         )  # fmt: skip
-        if usable.bf16 and device.type != "cpu":
+        if usable.use.bf16 and device.type != "cpu":
             raise ValueError(f"--bf16 with -device {device.type}: it is for CPUs; GPUs predict in half precision")
         judge, apart = usable.judge, None
         if judge is not None:
             apart = Apart(judge.manager, judge.stored.members == PASSES)
         elif maps:
             apart = Apart(usable.model.labels, passes=False)
-        self.predictor = Predictor(usable.model, device, apart=apart, step=usable.step, bf16=usable.bf16)
+        self.predictor = Predictor(usable.model, device, apart=apart, step=usable.use.step, bf16=usable.use.bf16)
 
     def check(self, case: Case) -> Scan:
         """Raises ValueError for a case that cannot be predicted"""
@@ -170,14 +171,18 @@ def predict_cases(
                 as_files = run.files(scan, place)
                 if case in left:
                     labels = place / f"labels{usable.ending}"
+                    doubts = place / f"uncertainty{usable.ending}" if maps else None
                     try:
                         made = run.predict(scan, as_files, labels, _corrected(progress, total[case.name]),
-                                           of_maps.get(case.name))  # fmt: skip
+                                           doubts)  # fmt: skip
                     except (ValueError, RuntimeError) as error:
                         failed[case.name] = str(error).strip() or type(error).__name__
                         progress.write(f"{case.name}: {failed[case.name]}")
                         continue
                     draw_overlay(as_files[0], None, labels, place / "overlay.png", case.name, usable.value_names)
+                    if doubts is not None:
+                        of_maps[case.name].parent.mkdir(exist_ok=True)
+                        doubts.replace(of_maps[case.name])
                     (place / "overlay.png").replace(out / f"{case.name}.png")
                     labels.replace(targets[case.name])
                     content["cases"][case.name] = {

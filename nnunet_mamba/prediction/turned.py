@@ -22,16 +22,18 @@ UNKNOWN = (
 
 def wanted(scan: Scan, known: Known, always: bool) -> str | None:
     """In which of nibabel's letters the scan is predicted; None as it is. always: not series of DICOM files alone."""
-    series = any(source.series is not None for source in scan.case.channels)
-    if not known.orientations or scan.grid.orientation in known.orientations or not (series or always):
+    if not known.orientations or scan.grid.orientation in known.orientations or not (always or _is_series(scan)):
         return None
     return known.orientations[0]
 
 
 def note(scan: Scan, known: Known) -> list[str]:
     """What to warn of where a series cannot be turned, since nobody knows how"""
-    series = any(source.series is not None for source in scan.case.channels)
-    return [UNKNOWN] if series and not known.turns and not known.orientations else []
+    return [UNKNOWN] if _is_series(scan) and not known.turns and not known.orientations else []
+
+
+def _is_series(scan: Scan) -> bool:
+    return any(source.series is not None for source in scan.case.channels)
 
 
 def turned(files: Sequence[Path], letters: str, place: Path, ending: str) -> list[Path]:

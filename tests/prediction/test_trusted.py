@@ -15,7 +15,12 @@ import torch
 
 import nnunet_mamba
 from nnunet_mamba.cli import main as cli
+from nnunet_mamba.export.model import TrainedModel
 from nnunet_mamba.nnunet_folders import ModelFolder
+from nnunet_mamba.prediction.images import Case, Source
+from nnunet_mamba.prediction.model import usable
+from nnunet_mamba.prediction.predictor import Predictor
+from nnunet_mamba.prediction.run import Run
 from nnunet_mamba.trust import outcome
 from nnunet_mamba.trust.measures import Measures
 from nnunet_mamba.trust.temperature import Voxels
@@ -109,6 +114,23 @@ def test_a_map_needs_no_cross_validation(model: Path, tmp_path: Path, capsys: py
     assert "1 of 1 cases were predicted before" in capsys.readouterr().out
 
 
+def test_a_case_that_fails_late_leaves_no_map(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which the next try would refuse to overwrite"""
+
+    def fails(*_: object) -> None:
+        raise RuntimeError("no space")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Predictor, "write", fails)
+        _predict(model, UNSEEN, "-o", tmp_path / "out", "--uncertainty", code=1)
+    assert "no space" in capsys.readouterr().err
+    assert not list((tmp_path / "out").rglob("*.nii.gz"))
+    _predict(model, UNSEEN, "-o", tmp_path / "out", "--uncertainty")
+    assert (tmp_path / "out" / "uncertainty" / UNSEEN.name).is_file()
+
+
 def test_other_members_than_were_judged(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / NAME
     shutil.copytree(model, folder)
@@ -126,11 +148,6 @@ def test_other_members_than_were_judged(model: Path, tmp_path: Path, capsys: pyt
 
 def test_thresholds_leave_the_judgement_as_it_was(tmp_path: Path) -> None:
     """Members become labels as on the cross-validation, also where calibrate's thresholds make the result"""
-    from nnunet_mamba.export.model import TrainedModel
-    from nnunet_mamba.prediction.images import Case, Source
-    from nnunet_mamba.prediction.model import usable
-    from nnunet_mamba.prediction.run import Run
-
     folder = write_small_model(tmp_path / NAME, REGIONS)
     _store(folder, RISING, RISING)
     read = TrainedModel.read(ModelFolder(folder))
