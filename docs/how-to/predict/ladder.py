@@ -12,6 +12,7 @@ import argparse
 import csv
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +49,7 @@ def main() -> None:
     read = TrainedModel.read(ModelFolder(options.model))
     runs = {}
     for name, (folds, use) in RUNGS.items():
-        model = read if folds is None else TrainedModel.read(ModelFolder(options.model), read.folds[:folds])
+        model = read if folds is None else replace(read, folds=read.folds[:folds])
         runs[name] = Run(usable(model, use), torch.device("cpu"))
     rows = []
     with tempfile.TemporaryDirectory() as place:
