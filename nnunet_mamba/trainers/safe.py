@@ -98,7 +98,7 @@ class SafeTrainer(nnUNetTrainer):
 
     def initialize(self) -> None:
         if self.seed is not None:
-            seeding.seed_everything(self.seed)
+            seeding.seed_everything(seeding.of_fold(self.seed, self.fold))
         super().initialize()
         self.lr_scheduler = SlowedSchedule(self.lr_scheduler, self.optimizer)
         accept_other_channels(_plain(self.network))
@@ -129,7 +129,8 @@ class SafeTrainer(nnUNetTrainer):
         with ExitStack() as stack:
             loader: Any = TracedDataLoader
             if self.seed is not None:
-                loader = functools.partial(TracedDataLoader, numbering=self._numbering(self.seed))
+                numbering = self._numbering(seeding.of_fold(self.seed, self.fold))
+                loader = functools.partial(TracedDataLoader, numbering=numbering)
                 stack.enter_context(replaced(nnunet_module, NonDetMultiThreadedAugmenter=in_order))
             stack.enter_context(replaced(nnunet_module, nnUNetDataLoader=loader))
             return super().get_dataloaders()
@@ -144,7 +145,8 @@ class SafeTrainer(nnUNetTrainer):
     def on_train_start(self) -> None:
         super().on_train_start()
         if self.seed is not None:
-            seeding.seed_everything(self.seed)  # nnU-Net's command turns cuDNN's benchmark on after building
+            # again, since nnU-Net's command turns cuDNN's benchmark on after building
+            seeding.seed_everything(seeding.of_fold(self.seed, self.fold))
             if self._resumed is not None and self._resumed["random"] is not None:
                 seeding.set_random_state(self._resumed["random"])
         self._good = GoodState(self.network, self.optimizer, self.grad_scaler)

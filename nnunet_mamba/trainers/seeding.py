@@ -29,6 +29,15 @@ def wanted_seed() -> int | None:
     return int(text)
 
 
+def of_fold(seed: int, fold: int | str) -> int:
+    """What a fold's training is seeded with, so that a cross-validation of one seed is several draws of luck, not one.
+
+    fold: a number from 0, or "all".
+    """
+    number = 0 if isinstance(fold, str) else 1 + fold
+    return int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
+
+
 def seed_everything(seed: int) -> None:
     """Python, NumPy and torch on all devices, and the deterministic kind of torch's operations where there are two."""
     random.seed(seed)

@@ -85,6 +85,19 @@ def test_workers_do_not_wait_for_threads_of_their_parent(dataset: Path, monkeypa
         torch.set_num_threads(threads)
 
 
+@pytest.mark.parametrize("fold", [1, "all"])
+def test_folds_of_one_seed_start_from_other_weights(
+    dataset: Path, monkeypatch: pytest.MonkeyPatch, fold: int | str
+) -> None:
+    monkeypatch.setenv("nnUNet_mamba_seed", "7")
+    first, other, again = make(SHORT), make(SHORT, fold=fold), make(SHORT, fold=fold)
+    for trainer in (first, other, again):
+        trainer.initialize()
+    weights = [next(t.network.parameters()) for t in (first, other, again)]
+    assert not torch.equal(weights[0], weights[1])
+    assert torch.equal(weights[1], weights[2])
+
+
 def test_without_a_seed_runs_differ(dataset: Path) -> None:
     assert not _same(_train(), _train())
 

@@ -58,7 +58,7 @@ def make(
     name: str = "nnUNetTrainerSegMamba_2epochs_3its",
     dataset_json: Mapping[str, Any] = DATASET_JSON,
     plans: dict | None = None,
-    fold: int = 0,
+    fold: int | str = 0,
 ) -> Any:
     """A trainer by name, as nnUNetv2_train makes it, on the CPU"""
     place = locate(name)
