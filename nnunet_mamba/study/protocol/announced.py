@@ -87,6 +87,7 @@ class Announced:
         if len(means):
             means.to_csv(self.out / "seeds.csv")
             print(f"\nAnother seed alone changes a model's mean by {pairs.standard_deviation(means):.4f} (standard "
-                  f"deviation):\n{means.round(4).to_string()}")  # fmt: skip
+                  f"deviation):\n{means.round(4).to_string()}\n"
+                  f"{pairs.beyond_luck(found, pairs.largest_luck(means))}")  # fmt: skip
         print(f"\nTables: {self.out / 'pairs.csv'}; the whole comparison: "
               f"{self.folder(first) / 'crossval' / 'comparison' / 'report.html'}")  # fmt: skip

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from nnunet_mamba import markdown
@@ -100,6 +101,25 @@ def standard_deviation(means: pd.DataFrame) -> float:
     """Of one model's mean over seeds, pooled over models"""
     variances = means.var(axis=1, ddof=1)
     return float(np.sqrt(variances.mean()))
+
+
+def largest_luck(means: pd.DataFrame, confidence: float = 0.95) -> float:
+    """By how much the means of two models differ through their seeds alone, in `confidence` of all trainings of two.
+
+    Student's t with the degrees of freedom of `standard_deviation`, times sqrt(2). A case-wise p-value knows nothing of
+    it: it says that another sample of cases would show the same difference between these two trainings.
+    """
+    freedom = int((means.notna().sum(axis=1) - 1).sum())
+    return float(stats.t.ppf((1 + confidence) / 2, freedom) * np.sqrt(2) * standard_deviation(means))
+
+
+def beyond_luck(found: Sequence[Row], luck: float) -> str:
+    """Which differences are larger than that, in words"""
+    larger = [r.model for r in found if abs(r.mean) > luck]
+    return (
+        f"Through their seeds alone two models differ by up to {luck:.4f} in 95 of 100 studies; the difference from "
+        f"the control is larger for {', '.join(larger) if larger else 'none'}."
+    )
 
 
 def _named(names: Sequence[str]) -> str:

@@ -76,3 +76,20 @@ def test_seeds_of_models_that_have_several() -> None:
     assert list(means.index) == ["a"]
     assert means.loc["a", 2] - means.loc["a", 1] == pytest.approx(0.02)
     assert pairs.standard_deviation(means) == pytest.approx(0.02 / 2**0.5)
+
+
+def test_luck_is_what_seeds_alone_make_of_two_equal_models() -> None:
+    draws = np.random.default_rng(0).normal(0.8, 0.01, (2000, 2))
+    means = pd.DataFrame(draws[:50], columns=[1, 2])
+    luck = pairs.largest_luck(means)
+    differences = np.abs(draws[::2, 0] - draws[1::2, 0])
+    assert np.mean(differences < luck) == pytest.approx(0.95, abs=0.03)  # 50 models estimate a deviation to a tenth
+    assert pairs.largest_luck(means[:3]) != luck  # few models: fewer degrees of freedom
+
+
+def test_only_differences_beyond_luck_are_named() -> None:
+    found = pairs.rows(_scores(a=0.03, b=0.0, c=-0.05), [("a", "b"), ("c", "b")])
+    assert "larger for c." in pairs.beyond_luck(found, 0.04)
+    assert "larger for a, c." in pairs.beyond_luck(found, 0.01)
+    text = "up to 0.1000 in 95 of 100 studies; the difference from the control is larger for none."
+    assert text in pairs.beyond_luck(found, 0.1)
