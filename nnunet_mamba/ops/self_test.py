@@ -70,7 +70,7 @@ def problem(op: str, name: str, module: ModuleType, part: str, like: Tensor) -> 
                 _verdicts[key] = None
             else:
                 if like.device.type == "cuda" and name == "triton":
-                    _say_that_it_compiles(like)
+                    _say_that_it_compiles(torch.cuda.get_device_name(like.device))
                 _verdicts[key] = _compare(op, module, part, like, channels, options)
                 if mark is not None and _verdicts[key] is None:
                     _remember(mark)
@@ -82,9 +82,8 @@ def forget() -> None:
     _verdicts.clear()
 
 
-@cache  # once a process
-def _say_that_it_compiles(like: Tensor) -> None:
-    device = torch.cuda.get_device_name(like.device)
+@cache  # once a process and kind of device
+def _say_that_it_compiles(device: str) -> None:
     print(f"nnunet-mamba: compiling and testing the Triton kernels for {device}; about a minute, once", file=sys.stderr)
 
 

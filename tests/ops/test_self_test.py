@@ -141,6 +141,27 @@ def test_an_unusable_cache_folder_does_no_harm(tmp_path: Path, monkeypatch: pyte
     assert gradients(y, inputs)["x"].isfinite().all()
 
 
+def test_that_triton_compiles_is_said_once_whatever_has_to_pass(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    class OnAGPU:
+        """As much of a tensor on a GPU as the test looks at before it computes"""
+
+        device = torch.device("cuda", 0)
+
+        def __init__(self, dtype: torch.dtype):
+            self.dtype = dtype
+
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "A card of this test")
+    monkeypatch.setattr(self_test, "_compare", lambda *arguments: None)
+    monkeypatch.setattr(self_test, "_mark", lambda *arguments: None)
+    for dtype in (torch.float32, torch.float16):
+        assert self_test.problem("ssd", "triton", ModuleType("triton"), "forward", OnAGPU(dtype)) is None
+    self_test.forget()
+    assert capfd.readouterr().err.count("compiling and testing the Triton kernels for A card of this test") == 1
+
+
 def test_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(self_test.SWITCH, "0")
     broken = _broken(backends.load("causal_conv1d", "blocked"), FORWARD, lambda y: y + 1)
