@@ -51,6 +51,7 @@ class Use:
     stored: thresholds and minimum sizes chosen on its cross-validation are used. trust: its cases are judged, if
     `nnunet-mamba trust` has been run on it. mirroring: the mean of mirrored passes predicts, where it was trained for
     that. step: distance of the windows as a share of the patch. bf16: on a CPU in half precision.
+    onednn: on a CPU all convolutions through oneDNN.
     """
 
     stored: bool = True
@@ -58,9 +59,12 @@ class Use:
     mirroring: bool = True
     step: float = OVERLAP_AS_NNUNET
     bf16: bool = False
+    onednn: bool = False
 
     def __post_init__(self) -> None:
-        """Raises ValueError for windows that would leave gaps"""
+        """Raises ValueError for windows that would leave gaps, and for options that exclude each other"""
+        if self.bf16 and self.onednn:
+            raise ValueError("--onednn with --bf16: in bfloat16 convolutions go through oneDNN already; leave one out")
         if not 0 < self.step <= 1:
             raise ValueError(f"-step_size {self.step:g}: expected a number above 0, up to 1, as 0.5")
 
@@ -156,6 +160,8 @@ def usable(model: TrainedModel, use: Use = Use()) -> Usable:
         told.append(f"windows at a distance of {use.step:g} of their size; nnU-Net: {OVERLAP_AS_NNUNET:g}")
     if use.bf16:
         told.append("convolutions in bfloat16")
+    if use.onednn:
+        told.append("convolutions through oneDNN, so that labels may differ from nnU-Net's where two are as likely")
     model, sizes = _with_stored(model, told) if use.stored else (model, None)
     judge = _judge(model, told) if use.trust else None
     return Usable(model, channels, masks, sizes, found, tuple(told), judge, use)

@@ -32,6 +32,7 @@ def predict(
     mirroring: bool = True,
     step: float = OVERLAP_AS_NNUNET,
     bf16: bool = False,
+    onednn: bool = False,
 ) -> sitk.Image:
     """Labels of one image, with its geometry; `sitk.GetArrayFromImage` makes an array (z y x) of them.
 
@@ -42,7 +43,7 @@ def predict(
     folds: None for all. name: which model, where a zip holds several.
     stored: use thresholds and minimum sizes that calibrate and postprocess have stored with the model.
     mirroring: False for one pass instead of the mean of mirrored ones. step: distance of windows, as a share of them.
-    bf16: convolutions in bfloat16, on a CPU.
+    bf16: convolutions in bfloat16, on a CPU. onednn: all of them through oneDNN, on a CPU; not both.
 
     Where the image is unlike the training data, labels touch its border, or the members of the prediction disagree so
     much that one should look at it (`nnunet-mamba trust`), a UserWarning says so. Raises ValueError in
@@ -52,7 +53,7 @@ def predict(
     named = Named(
         str(model), name=name, folds=None if folds is None else [str(f) for f in folds], checkpoint=checkpoint
     )
-    use = Use(stored, mirroring=mirroring, step=step, bf16=bf16)
+    use = Use(stored, mirroring=mirroring, step=step, bf16=bf16, onednn=onednn)
     with tempfile.TemporaryDirectory(prefix="nnunet_mamba_predict_") as folder, open_usable(named, use) as usable:
         place = Path(folder)
         if len(given) != len(usable.channels):

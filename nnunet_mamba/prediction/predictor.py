@@ -22,6 +22,7 @@ from nnunetv2.inference.sliding_window_prediction import compute_gaussian, compu
 from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
 
 from nnunet_mamba.export.model import TrainedModel
+from nnunet_mamba.prediction.onednn import through_onednn
 from nnunet_mamba.trust.maps import write_map
 from nnunet_mamba.trust.measures import entropy_map
 from nnunet_mamba.trust.members import MemberPredictor, NetworkPrediction, mean_prediction
@@ -70,8 +71,8 @@ def _lower_precision(network: torch.nn.Module) -> None:
 class Predictor:
     """A model on a device. advance: called whenever the network has been run. apart: None keeps the mean alone.
 
-    step: distance of the windows as a share of the patch. bf16: convolutions and products in bfloat16, on a CPU. It
-    predicts with the model's folds and mirrored axes.
+    step: distance of the windows as a share of the patch. bf16: convolutions and products in bfloat16, on a CPU.
+    onednn: convolutions through oneDNN, on a CPU. It predicts with the model's folds and mirrored axes.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Predictor:
         apart: Apart | None = None,
         step: float = OVERLAP_AS_NNUNET,
         bf16: bool = False,
+        onednn: bool = False,
     ):
         self.model, self.advance, self.step = model, advance, step
         options: dict[str, Any] = {"tile_step_size": step, "device": device, "allow_tqdm": False}
@@ -93,6 +95,8 @@ class Predictor:
         network.register_forward_hook(lambda *_: self._advance())
         if bf16:
             _lower_precision(network)
+        if onednn:
+            through_onednn(network)
         self._nnunet.manual_initialization(
             network, model.manager, model.planned, [model.weights(fold) for fold in model.folds], model.dataset_json,
             model.trainer, model.mirroring or None,

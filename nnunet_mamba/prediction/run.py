@@ -84,7 +84,10 @@ class Run:
             apart = Apart(judge.manager, judge.stored.members == PASSES)
         elif maps:
             apart = Apart(usable.model.labels, passes=False)
-        self.predictor = Predictor(usable.model, device, apart=apart, step=usable.use.step, bf16=usable.use.bf16)
+        if usable.use.onednn and device.type != "cpu":
+            raise ValueError(f"--onednn with -device {device.type}: it is for CPUs")
+        use = usable.use
+        self.predictor = Predictor(usable.model, device, apart=apart, step=use.step, bf16=use.bf16, onednn=use.onednn)
 
     def check(self, case: Case) -> Scan:
         """Raises ValueError for a case that cannot be predicted"""

@@ -145,6 +145,19 @@ def test_half_precision_changes_few_voxels(
         Run(usable(_read(model), Use(bf16=True)), torch.device("meta"))
 
 
+def test_through_onednn_labels_differ_in_ties_only(
+    model: Path, expected: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _predict(model, UNSEEN, "-o", tmp_path, "--onednn")
+    assert "convolutions through oneDNN" in capsys.readouterr().out
+    # rounding: one voxel in ten thousand of a network without training, which hardly prefers any label
+    assert (_voxels(tmp_path / UNSEEN.name) == expected).mean() > 0.9999
+    with pytest.raises(ValueError, match="--onednn with -device meta: it is for CPUs"):
+        Run(usable(_read(model), Use(onednn=True)), torch.device("meta"))
+    _predict(model, UNSEEN, "-o", tmp_path / "none", "--onednn", "--bf16", code=2)
+    assert "in bfloat16 convolutions go through oneDNN already" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_interrupted_it_continues(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("a", "b"):

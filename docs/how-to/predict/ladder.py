@@ -29,8 +29,10 @@ from nnunet_mamba.prediction.run import Run
 # name -> folds (None: all), options
 RUNGS: dict[str, tuple[int | None, Use]] = {
     "as nnU-Net": (None, Use(trust=False)),
+    "--onednn": (None, Use(trust=False, onednn=True)),
     "--bf16": (None, Use(trust=False, bf16=True)),
     "--disable_tta": (None, Use(trust=False, mirroring=False)),
+    "--disable_tta --onednn": (None, Use(trust=False, mirroring=False, onednn=True)),
     "--disable_tta --bf16": (None, Use(trust=False, mirroring=False, bf16=True)),
     "--disable_tta -f 0": (1, Use(trust=False, mirroring=False)),
     "--disable_tta --bf16 -f 0": (1, Use(trust=False, mirroring=False, bf16=True)),
