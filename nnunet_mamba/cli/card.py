@@ -36,6 +36,7 @@ def run(options: argparse.Namespace) -> int:
         from nnunet_mamba.export.model import TrainedModel
         from nnunet_mamba.export.source import STORED, open_model
         from nnunet_mamba.prediction import card as cards
+        from nnunet_mamba.trust import outcome
     with open_model(options.model, options.m, options.chk) as folder:
         model = TrainedModel.read(folder, None, options.chk)
         stated = {"intended_use": options.use or "", "licence": options.licence or "", "source": options.source or ""}
@@ -44,6 +45,8 @@ def run(options: argparse.Namespace) -> int:
         if missing and sys.stdin.isatty():
             stated |= {key: input(f"{cards.ASKED[key]} (Enter: {cards.NOT_STATED}): ").strip() for key in missing}
             known = cards.describe(model, stated)
+        if outcome.file(folder, 1).is_file():
+            outcome.Stored.load(folder)  # others are not given what their predictions would refuse
         if options.model.is_dir():
             cards.write(known, folder.path)
         if not options.model.is_dir() or options.zip is not None:

@@ -64,7 +64,7 @@ example: nnunet-mamba predict model.zip scan.nii.gz -o results"""
 
 def run(options: argparse.Namespace) -> int:
     """Returns 0, or 1 where some cases failed. Raises ValueError, nothing written, for what cannot be predicted."""
-    from nnunet_mamba.prediction.images import cases_of, check_there
+    from nnunet_mamba.prediction.images import cases_of, check_there, left_out
 
     check_there(options.images)
     if options.o.is_file() or options.o.name.endswith((".nii.gz", ".nii", ".nrrd", ".mha", ".csv")):
@@ -98,6 +98,8 @@ def run(options: argparse.Namespace) -> int:
             for case in cases:
                 named_files = (f"{c} = {s.path}" for c, s in zip(usable.channels, case.channels, strict=True))
                 print(f"{case.name}: {', '.join(named_files)}")
+        for path in left_out(options.images):
+            print(f"not looked at: {path}")
         print(
             f"{len(cases)} case{'' if len(cases) == 1 else 's'}, {device_in_words(device, options.device is not None)}"
         )
@@ -105,5 +107,6 @@ def run(options: argparse.Namespace) -> int:
         failed = prediction.predict_cases(usable, cases, options.o, device, reading, of_model, maps=options.uncertainty)
     for name, reason in failed.items():
         print(f"nnunet-mamba predict: {name}: {reason}", file=sys.stderr)
-    print(f"written: {options.o}; look at {options.o / prediction.PAGE}")
+    if len(failed) < len(cases):
+        print(f"written: {options.o}; look at {options.o / prediction.PAGE}")
     return 1 if failed else 0

@@ -70,7 +70,7 @@ def describe(model: TrainedModel, stated: Mapping[str, str] | None = None) -> di
         "training": of_training,
         "scores": _scores(model),
         "label_manager": model.plans.get("label_manager"),
-        "stored": {n: read_object(model.folder.path / n) for n in STORED if (model.folder.path / n).is_file()},
+        "stored": {n: _stored(model.folder.path / n) for n in STORED if (model.folder.path / n).is_file()},
         "orientations": list(orientations_of(model.folder)),
         "versions": earlier.get("versions") or {"nnunet_mamba": __version__, "nnunetv2": version("nnunetv2")},
     }  # fmt: skip
@@ -204,6 +204,14 @@ def _scores(model: TrainedModel) -> list[dict[str, Any]]:
             rows.append({"fold": fold, "label": name, "cases": len(values), "mean": float(np.mean(values)),
                          "interval": list(interval) if known else None})  # fmt: skip
     return rows
+
+
+def _stored(path: Path) -> dict[str, Any]:
+    """Empty where it cannot be read: whoever uses it says so, and who does not need it can go on"""
+    try:
+        return read_object(path)
+    except ValueError:
+        return {}
 
 
 def _trust(stored: Mapping[str, Any]) -> str:

@@ -22,18 +22,21 @@ STRAIGHT = 1e-3
 TILT_DEGREES = 0.5
 SHOWN = 3
 SERIES, NUMBER, DESCRIPTION, INSTANCE = "0020|000e", "0020|0011", "0008|103e", "0020|0013"
+SLOPE, INTERCEPT = "0028|1053", "0028|1052"
 POSITION, ORIENTATION, PIXEL_SPACING, FRAMES = "0020|0032", "0020|0037", "0028|0030", "0028|0008"
 
 
 @dataclass(frozen=True)
 class Slice:
-    """One file. position: of its first voxel, in mm; rows, columns: directions; size: columns and rows."""
+    """One file. position: of its first voxel, in mm; rows, columns: directions; size: columns and rows; scale: of its
+    values, as the file has it."""
 
     path: Path
     instance: int | None
     position: tuple[float, ...]
     directions: tuple[float, ...]
     size: tuple[int, int]
+    scale: tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,8 @@ def read_series(series: Series) -> sitk.Image:
     """The volume. Raises ValueError for a file whose voxels are damaged."""
     reader = sitk.ImageSeriesReader()
     reader.SetFileNames([str(p) for p in series.files])
+    if len({s.scale for s in series.slices}) > 1:
+        reader.SetOutputPixelType(sitk.sitkFloat32)  # it would give all slices the type of the first
     try:
         image = reader.Execute()
     except RuntimeError as error:
@@ -117,9 +122,13 @@ def read_series(series: Series) -> sitk.Image:
 def notes(series: Series) -> list[str]:
     """What may be wrong with a series that can be read"""
     numbers = sorted(s.instance for s in series.slices if s.instance is not None)
+    found = []
     if numbers and numbers[0] > 1:
-        return [f"its instance numbers begin with {numbers[0]}: slices may be missing at one end"]
-    return []
+        found.append(f"its instance numbers begin with {numbers[0]}: slices may be missing at one end")
+    step = int(np.diff(numbers).min()) if len(numbers) > 1 else 1
+    if step > 1:
+        found.append(f"its instance numbers go up by {step}: slices between may be missing")
+    return found
 
 
 def _read_slice(path: Path) -> tuple[str, str, str, Slice]:
@@ -146,7 +155,8 @@ def _read_slice(path: Path) -> tuple[str, str, str, Slice]:
         )
     instance = text(INSTANCE)
     size = reader.GetSize()
-    one = Slice(path, int(instance) if instance.isdigit() else None, position, directions, (size[0], size[1]))
+    one = Slice(path, int(instance) if instance.isdigit() else None, position, directions, (size[0], size[1]),
+                (text(SLOPE), text(INTERCEPT)))  # fmt: skip
     return text(SERIES), text(NUMBER), text(DESCRIPTION), one
 
 

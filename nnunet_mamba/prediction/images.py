@@ -57,7 +57,8 @@ def cases_of(paths: Sequence[Path], channels: Sequence[str], series: str | None 
     Raises ValueError in one sentence for what is no image, and where channels are missing or cannot be told apart.
     """
     check_there(paths)
-    sources = [source for path in paths for source in _sources(path, series)]
+    named = [p.resolve() if p.name in ("", "..") else p for p in paths]  # results are called like their folders
+    sources = [source for path in named for source in _sources(path, series)]
     twice = _first_twice([s.path.resolve() for s in sources])
     if twice is not None:
         raise ValueError(f"{twice} is given twice")
@@ -84,6 +85,18 @@ def _sources(path: Path, series: str | None) -> list[Source]:
     if not (files or below):
         raise ValueError(f"{path}: no images there; expected {', '.join(ENDINGS)}, or DICOM files in it or one below")
     return [*files, *below]
+
+
+def left_out(paths: Sequence[Path]) -> list[Path]:
+    """What of the folders is not predicted, though images may be there: beside a series, or two folders down"""
+    found = []
+    for path in [p for p in paths if p.is_dir()]:
+        inside = sorted(p for p in path.iterdir() if not p.name.startswith("."))
+        if holds_dicom(path):
+            found += [p for p in inside if p.is_dir() or p.name.lower().endswith(ENDINGS)]
+        else:
+            found += [p for p in inside if p.is_dir() and not holds_dicom(p)]
+    return found
 
 
 def _single(sources: Sequence[Source], channel: str) -> list[Case]:

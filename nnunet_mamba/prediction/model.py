@@ -15,6 +15,7 @@ from nnunet_mamba.export.source import open_model
 from nnunet_mamba.names.locate import parse_thresholds, thresholds_name
 from nnunet_mamba.nnunet_folders import DATASET_NAME, FINAL, Dataset, Model, ModelFolder, models_in
 from nnunet_mamba.prediction.predictor import OVERLAP_AS_NNUNET
+from nnunet_mamba.prediction.seen import orientations_of
 from nnunet_mamba.study.calibration import minimum_size, thresholds
 from nnunet_mamba.study.calibration.minimum_size import MinimumSize
 from nnunet_mamba.study.calibration.thresholds import Thresholds
@@ -73,7 +74,8 @@ class Use:
 class Usable:
     """A model, ready to predict. told: what is done with what was stored beside it.
 
-    masks: label or region -> its values; sizes: minimum sizes of components; fingerprint: of its training data.
+    masks: label or region -> its values; sizes: minimum sizes of components; fingerprint: of its training data, and
+    orientations how they lay, the commonest first.
     judge: by what its cross-validation showed, how far a case is to be trusted; None where that is not known.
     """
 
@@ -83,6 +85,7 @@ class Usable:
     sizes: MinimumSize | None
     fingerprint: dict[str, Any] | None
     told: tuple[str, ...]
+    orientations: tuple[str, ...] = ()
     judge: Judge | None = None
     use: Use = Use()
 
@@ -164,7 +167,7 @@ def usable(model: TrainedModel, use: Use = Use()) -> Usable:
         told.append("convolutions through oneDNN, so that labels may differ from nnU-Net's where two are as likely")
     model, sizes = _with_stored(model, told) if use.stored else (model, None)
     judge = _judge(model, told) if use.trust else None
-    return Usable(model, channels, masks, sizes, found, tuple(told), judge, use)
+    return Usable(model, channels, masks, sizes, found, tuple(told), orientations_of(model.folder), judge, use)
 
 
 def _judge(model: TrainedModel, told: list[str]) -> Judge | None:
@@ -177,11 +180,23 @@ def _judge(model: TrainedModel, told: list[str]) -> Judge | None:
     except ValueError as error:
         raise ValueError(f"{error}, or leave it out with --no-trust") from None
     stored, passes = judge.stored, 2 ** len(model.mirroring)
-    if stored.members == outcome.PASSES and stored.members_per_case != passes:
-        told.append(f"no case is judged: {path.name} is of {stored.members_per_case} mirrored passes, not of {passes}")
+    own = Model(model.trainer, model.plans["plans_name"], model.configuration).name
+    if stored.models != (own,):
+        of = ", ".join(stored.models)
+        raise ValueError(f"{path}: of {of}, not of {own}; run nnunet-mamba trust, or leave it out with --no-trust")
+    if model.checkpoint != FINAL:
+        told.append(f"no case is judged: {path.name} is of {FINAL}, not of {model.checkpoint}")
+        return None
+    measured = stored.members_per_case if stored.members == outcome.PASSES else 1
+    if measured != passes:
+        told.append(f"no case is judged: {path.name} is of {_passes(measured)}, not of {passes}")
         return None
     told.append(f"how far to trust a case: by its {TITLES[stored.chosen]}, as on the cross-validation")
     return judge
+
+
+def _passes(number: int) -> str:
+    return "one pass" if number == 1 else f"{number} mirrored passes"
 
 
 def _with_stored(model: TrainedModel, told: list[str]) -> tuple[TrainedModel, MinimumSize | None]:

@@ -16,6 +16,7 @@ from nnunet_mamba.prediction.images import Case, Source, cases_of
 from nnunet_mamba.prediction.model import Named, Use, open_usable
 from nnunet_mamba.prediction.predictor import OVERLAP_AS_NNUNET, default_device
 from nnunet_mamba.prediction.run import Run
+from nnunet_mamba.prediction.scans import Reading
 
 Image = str | PathLike[str] | sitk.Image
 
@@ -33,6 +34,7 @@ def predict(
     step: float = OVERLAP_AS_NNUNET,
     bf16: bool = False,
     onednn: bool = False,
+    turn: bool = False,
 ) -> sitk.Image:
     """Labels of one image, with its geometry; `sitk.GetArrayFromImage` makes an array (z y x) of them.
 
@@ -44,11 +46,14 @@ def predict(
     stored: use thresholds and minimum sizes that calibrate and postprocess have stored with the model.
     mirroring: False for one pass instead of the mean of mirrored ones. step: distance of windows, as a share of them.
     bf16: convolutions in bfloat16, on a CPU. onednn: all of them through oneDNN, on a CPU; not both.
+    turn: predict files, too, the way round that the training images lie, if that is known; DICOM series always are.
 
     Where the image is unlike the training data, labels touch its border, or the members of the prediction disagree so
     much that one should look at it (`nnunet-mamba trust`), a UserWarning says so. Raises ValueError in
     one sentence for what is no model and no image that the model can take.
     """
+    if folds is not None and not folds:
+        raise ValueError("folds: none of them given; expected numbers, or None for all")
     given = [image] if isinstance(image, (str, PathLike, sitk.Image)) else list(image)
     named = Named(
         str(model), name=name, folds=None if folds is None else [str(f) for f in folds], checkpoint=checkpoint
@@ -62,7 +67,7 @@ def predict(
                 f"channels: {', '.join(usable.channels)}"
             )
         case = Case("image", tuple(_source(one, place / f"given_{k}.nrrd") for k, one in enumerate(given)))
-        run = Run(usable, torch.device(device or default_device()))
+        run = Run(usable, torch.device(device or default_device()), Reading(turn=turn))
         scan = run.check(case)
         files = run.files(scan, place)
         made = run.predict(scan, files, place / f"labels{usable.ending}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,5 +163,5 @@ class Predictor:
         flat = 3 - len(patch)
         size = [max(n, p) for n, p in zip(shape[flat:], patch, strict=True)]
         steps = compute_steps_for_sliding_window(tuple(size), patch, self.step)
-        windows = len(list(itertools.product(*steps))) * (shape[0] if flat else 1)
+        windows = math.prod(map(len, steps)) * (shape[0] if flat else 1)
         return windows * 2 ** len(self.model.mirroring) * len(self.model.folds)

@@ -1,16 +1,14 @@
 """All cases: label maps with the geometry of their images, volumes, pictures and a page.
 
-A case's files are made beside their places and moved there when they are complete. What is done is kept in
-prediction.json, so that the same command goes on where it was interrupted.
+What of it lies in which file, and whose files are there already, is decided in results.py.
 """
 
 from __future__ import annotations
 
-import shutil
-import tempfile
+import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,19 +25,16 @@ from nnunet_mamba.prediction.images import Case
 from nnunet_mamba.prediction.model import Usable
 from nnunet_mamba.prediction.page import MOST_SHOWN, look_in_words, write_page
 from nnunet_mamba.prediction.predictor import Apart, Predictor
+from nnunet_mamba.prediction.results import PAGE, VOLUMES, Results, alone_in, beside
 from nnunet_mamba.prediction.scans import Reading, Scan
-from nnunet_mamba.prediction.seen import orientations_of
 from nnunet_mamba.study.comparison.viewer import ViewedCase, encode
-from nnunet_mamba.study.evaluation.output import writable_folder, write_csv
+from nnunet_mamba.study.evaluation.output import write_csv
 from nnunet_mamba.study.evaluation.overlay import draw_overlay
+from nnunet_mamba.trust import outcome
 from nnunet_mamba.trust.judgement import CaseTrust
 from nnunet_mamba.trust.outcome import PASSES
 from nnunet_mamba.version import __version__
-from nnunet_mamba.whole_files import read_object, write_json
 
-RECORD, VOLUMES, PAGE = "prediction.json", "volumes.csv", "predictions.html"
-UNCERTAINTY = "uncertainty"
-"""Folder"""
 AS_FILES_SAY = Reading()
 ML = 1000.0
 """mm3"""
@@ -59,6 +54,14 @@ class Done:
     seconds: float
     trust: CaseTrust | None = None
 
+    def as_json(self) -> dict[str, Any]:
+        """All but the labels"""
+        return {
+            "ml": {name: float(f"{ml:.6g}") for name, ml in self.ml.items()}, "voxels": self.voxels,
+            "warnings": list(self.warnings), "trust": None if self.trust is None else self.trust.as_json(),
+            "seconds": round(self.seconds, 2),
+        }  # fmt: skip
+
 
 class Run:
     """A model on a device, for one case after the other. maps: whether maps of the uncertainty are asked for."""
@@ -75,7 +78,7 @@ class Run:
         turns = "Reorient" in usable.model.manager.image_reader_writer_class.__name__
         self.known = Known.of(
             usable.fingerprint, usable.channels, planned["normalization_schemes"],
-            () if turns else orientations_of(usable.model.folder), turns,
+            () if turns else usable.orientations, turns,
         )  # fmt: skip
         if usable.use.bf16 and device.type != "cpu":
             raise ValueError(f"--bf16 with -device {device.type}: it is for CPUs; GPUs predict in half precision")
@@ -122,7 +125,7 @@ class Run:
         cropped = [properties["shape_after_cropping_and_before_resampling"][a] for a in backward]
         warnings = (
             *fingerprint.of_scan(scan, self.known, letters is not None),
-            *turned.note(scan, self.known),
+            *turned.note(scan, self.known, self.reading.turn),
             *fingerprint.of_size(cropped, properties["spacing"], self.known),
             *fingerprint.of_labels(written, channels, self.usable.masks, scan.grid, self.known),
         )
@@ -142,124 +145,75 @@ def predict_cases(
     Raises ValueError before anything is written where a case cannot be predicted, a file would be overwritten, or `out`
     holds the predictions of another model.
     """
-    of_model = _described(usable)
-    record = _record(out, of_model)
-    known = {name: of for name, of in record["cases"].items() if (out / of["result"]).is_file()}
-    targets = {case.name: out / f"{case.name}{usable.ending}" for case in cases}
-    of_maps = {name: out / UNCERTAINTY / target.name for name, target in targets.items()} if maps else {}
-    files = {case.name: _files(case) for case in cases}
-    _check_targets(targets, known, cases)
-    _check_targets(of_maps, known, cases)
+    about = {"versions": _versions(), "model": _described(usable, reading)}
+    Results(out, about, cases, usable.ending, maps)  # what cannot be is refused before anything is read
     run = Run(usable, device, reading, maps)
-    done_before = [
-        n for n, f in files.items()
-        if n in known and known[n]["files"] == f and (not maps or of_maps[n].is_file())
-    ]  # fmt: skip
-    if done_before:
-        say(f"{len(done_before)} of {len(cases)} cases were predicted before; they are kept")
     with tqdm(cases, desc="reading", disable=len(cases) < 2) as progress:  # closed before a refusal is printed
-        looked_at = {c.name: run.check(c) for c in progress}
-    writable_folder(out, RECORD, VOLUMES, PAGE)
-    content = {**record, "cases": dict(known)}
-    failed: dict[str, str] = {}
-    shown: list[dict[str, Any]] = []
-    left = [c for c in cases if c.name not in done_before]
-    total = {c.name: _expected(run, looked_at[c.name]) for c in left}
-    with tqdm(total=sum(total.values()), unit="window", disable=not left) as progress:
-        run.predictor.advance = progress.update
-        for case in cases:
-            progress.set_description(case.name)
-            with _beside(out) as place:
-                scan = looked_at[case.name]
-                as_files = run.files(scan, place)
-                if case in left:
-                    labels = place / f"labels{usable.ending}"
-                    doubts = place / f"uncertainty{usable.ending}" if maps else None
-                    try:
-                        made = run.predict(scan, as_files, labels, _corrected(progress, total[case.name]),
-                                           doubts)  # fmt: skip
-                    except (ValueError, RuntimeError) as error:
-                        failed[case.name] = str(error).strip() or type(error).__name__
-                        progress.write(f"{case.name}: {failed[case.name]}")
-                        continue
-                    draw_overlay(as_files[0], None, labels, place / "overlay.png", case.name, usable.value_names)
-                    if doubts is not None:
-                        of_maps[case.name].parent.mkdir(exist_ok=True)
-                        doubts.replace(of_maps[case.name])
-                    (place / "overlay.png").replace(out / f"{case.name}.png")
-                    labels.replace(targets[case.name])
-                    content["cases"][case.name] = {
-                        "files": files[case.name], "result": targets[case.name].name, "picture": f"{case.name}.png",
-                        "ml": made.ml, "voxels": made.voxels, "warnings": list(made.warnings),
-                        "trust": None if made.trust is None else made.trust.as_json(),
-                        "seconds": round(made.seconds, 2),
-                    }  # fmt: skip
-                    write_json(out / RECORD, content, indent=2)
-                    _tell(case.name, made, progress)
-                if len(shown) < MOST_SHOWN:
-                    viewed = ViewedCase(case.name, as_files[0], None, {"prediction": targets[case.name]})
-                    shown.append({**encode(viewed), "title": case.name})
-    if content["cases"]:
-        _write_volumes(out / VOLUMES, content["cases"])
-        write_page(out / PAGE, usable, content["cases"], shown, [*card, *_about(device)])
+        scans_ = {c.name: run.check(c) for c in progress}
+    with alone_in(out):
+        results = Results(out, about, cases, usable.ending, maps)  # again: another command may have ended since
+        done = [name for name in scans_ if results.done(name)]
+        if done:
+            say(f"{len(done)} of {len(cases)} cases were predicted before; they are kept")
+        failed, shown = _all(run, results, scans_, set(done))
+        if results.cases:
+            _write_volumes(out / VOLUMES, results.cases)
+            write_page(out / PAGE, usable, results.cases, shown, [*card, *_about(device)])
     return failed
 
 
-def _described(usable: Usable) -> dict[str, Any]:
+def _all(
+    run: Run, results: Results, scans_: Mapping[str, Scan], done: Collection[str]
+) -> tuple[dict[str, str], list[dict[str, Any]]]:
+    """Predicts those that are not done -> those that failed, and why; what the page shows of all"""
+    usable, failed, shown = run.usable, dict[str, str](), list[dict[str, Any]]()
+    total = {name: _expected(run, scan) for name, scan in scans_.items() if name not in done}
+    with tqdm(total=sum(total.values()), unit="window", disable=not total) as progress:
+        run.predictor.advance = progress.update
+        for name, scan in scans_.items():
+            progress.set_description(name)
+            files = results.files[name]
+            with beside(results.out) as place:
+                as_files = run.files(scan, place)
+                if name in total:
+                    labels, picture = place / f"labels{usable.ending}", place / "overlay.png"
+                    doubts = None if files.doubts is None else place / f"uncertainty{usable.ending}"
+                    try:
+                        made = run.predict(scan, as_files, labels, _corrected(progress, total[name]), doubts)
+                    except (ValueError, RuntimeError, MemoryError) as error:
+                        failed[name] = _reason(error)
+                        progress.write(f"{name}: {failed[name]}")
+                        continue
+                    draw_overlay(as_files[0], None, labels, picture, name, usable.value_names)
+                    results.keep(name, labels, picture, doubts, made.as_json())
+                    _tell(name, made, progress)
+                if len(shown) < MOST_SHOWN:
+                    viewed = ViewedCase(name, as_files[0], None, {"prediction": files.labels})
+                    shown.append({**encode(viewed), "title": name})
+    return failed, shown
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, MemoryError):
+        return "the memory of this computer is not enough for this image"
+    return str(error).strip() or type(error).__name__
+
+
+def _described(usable: Usable, reading: Reading) -> dict[str, Any]:
     """What decides over the result"""
     model = usable.model
+    judged_by = outcome.file(model.folder, 1)
     return {
         "dataset": model.plans["dataset_name"], "trainer": model.trainer, "plans": model.plans["plans_name"],
         "configuration": model.configuration, "checkpoint": model.checkpoint, "sha256": usable.digests(),
-        "label_manager": model.plans.get("label_manager"), "stored": list(usable.told),
+        "label_manager": model.plans.get("label_manager"), "stored": list(usable.told), "reading": asdict(reading),
+        "orientations": list(usable.orientations),
+        "trust": None if usable.judge is None else hashlib.sha256(judged_by.read_bytes()).hexdigest(),
     }  # fmt: skip
-
-
-def _record(out: Path, of_model: Mapping[str, Any]) -> dict[str, Any]:
-    """What is in the folder already. Raises ValueError where it is of another model"""
-    path = out / RECORD
-    fresh = {"versions": _versions(), "model": dict(of_model), "cases": {}}
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"-o {out}: a file; expected a folder")
-    if not path.is_file():
-        return fresh
-    there = read_object(path)
-    if there.get("model") != fresh["model"] or not isinstance(there.get("cases"), dict):
-        raise ValueError(f"-o {out}: holds predictions of another model, or with other settings; give another folder")
-    return there
 
 
 def _versions() -> dict[str, str]:
     return {"nnunet_mamba": __version__, "nnunetv2": version("nnunetv2"), "torch": torch.__version__}
-
-
-def _check_targets(targets: Mapping[str, Path], known: Mapping[str, Any], cases: Sequence[Case]) -> None:
-    """Raises ValueError where a file that we have not made would be overwritten, an image above all"""
-    inputs = {source.path.resolve() for case in cases for source in case.channels}
-    for name, target in targets.items():
-        for path in (target, target.with_name(f"{name}.png")):
-            if path.resolve() in inputs or (path.exists() and name not in known):
-                raise ValueError(f"-o {target.parent}: {path} is there already; give another folder")
-
-
-def _files(case: Case) -> list[list[Any]]:
-    """Path, size and time of all that a case is read from: whether it is still the same"""
-    paths = [p for source in case.channels for p in (source.series.files if source.series else [source.path])]
-    return [[str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns] for p in paths]
-
-
-class _beside:  # noqa: N801 (a context manager)
-    """A folder in `out` for files that are not complete"""
-
-    def __init__(self, out: Path):
-        self._out = out
-
-    def __enter__(self) -> Path:
-        self._folder = Path(tempfile.mkdtemp(prefix=".unfinished_", dir=self._out))
-        return self._folder
-
-    def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def _expected(run: Run, scan: Scan) -> int:

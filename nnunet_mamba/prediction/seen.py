@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -19,8 +20,8 @@ LOOKED_AT = 50
 
 
 def orientations_of(folder: ModelFolder) -> tuple[str, ...]:
-    """Nibabel's letters of the axes, sorted: by the model's card, or by the predictions of its validation; empty where
-    neither is there."""
+    """Nibabel's letters of the axes, the commonest first: by the model's card, or by the predictions of its validation;
+    empty where neither is there."""
     card = folder.path / CARD_JSON
     if card.is_file():
         stored = read_object(card).get("orientations")
@@ -30,13 +31,10 @@ def orientations_of(folder: ModelFolder) -> tuple[str, ...]:
 
 
 def orientations_in(files: Iterable[Path]) -> tuple[str, ...]:
-    """Of the images among these files"""
-    found: set[str] = set()
-    for path in [p for p in files if p.name.endswith(ENDINGS) and not p.name.startswith(".")][:LOOKED_AT]:
-        letters = _orientation(path)
-        if letters:
-            found.add(letters)
-    return tuple(sorted(found))
+    """Of the images among these files, the commonest first"""
+    images = [p for p in files if p.name.endswith(ENDINGS) and not p.name.startswith(".")][:LOOKED_AT]
+    counts = Counter(sorted(filter(None, map(_orientation, images))))
+    return tuple(letters for letters, _ in counts.most_common())
 
 
 def _orientation(path: Path) -> str:

@@ -21,15 +21,18 @@ UNKNOWN = (
 
 
 def wanted(scan: Scan, known: Known, always: bool) -> str | None:
-    """In which of nibabel's letters the scan is predicted; None as it is. always: not series of DICOM files alone."""
+    """In which of nibabel's letters the scan is predicted: those of most training images; None as it is.
+
+    always: not series of DICOM files alone.
+    """
     if not known.orientations or scan.grid.orientation in known.orientations or not (always or _is_series(scan)):
         return None
     return known.orientations[0]
 
 
-def note(scan: Scan, known: Known) -> list[str]:
-    """What to warn of where a series cannot be turned, since nobody knows how"""
-    return [UNKNOWN] if _is_series(scan) and not known.turns and not known.orientations else []
+def note(scan: Scan, known: Known, always: bool) -> list[str]:
+    """What to warn of where a scan is to be turned, and nobody knows how"""
+    return [UNKNOWN] if (always or _is_series(scan)) and not known.turns and not known.orientations else []
 
 
 def _is_series(scan: Scan) -> bool:

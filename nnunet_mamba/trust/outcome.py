@@ -171,7 +171,7 @@ class Stored:
                 raise ValueError("unknown names, or no value")
             if len(found.models) != models:
                 raise ValueError(f"of {len(found.models)} models")
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ValueError(f"{path}: not as `nnunet-mamba trust` writes it ({error}); run it again") from None
         return found
 

@@ -63,6 +63,13 @@ def test_it_is_written_kept_and_shown(trained: Path, tmp_path: Path, capsys: pyt
         "catch_of_held_out_cases": catch,
     }
     (trained / "trust.json").write_text(json.dumps(trust))
+    untouched = archive.read_bytes()
+    assert cli.main(["card", str(trained), "-zip", str(archive)]) == 2, "whoever gets it could not predict"
+    assert "trust.json: not as `nnunet-mamba trust` writes it ('measures')" in capsys.readouterr().err
+    assert archive.read_bytes() == untouched
+    measures = {"entropy": {"limit": 0.2, "validated": [0.1, 0.2]}}
+    trust |= {"models": [NAME], "members": "one", "members_per_case": 1, "measures": measures, "temperature": None}
+    (trained / "trust.json").write_text(json.dumps(trust))
     before = {n: zipfile.ZipFile(archive).read(n) for n in zipfile.ZipFile(archive).namelist()}
     assert cli.main(["card", str(trained), "-use", "research | only", "-zip", str(archive)]) == 0
     said = capsys.readouterr().out

@@ -161,3 +161,32 @@ def test_thresholds_leave_the_judgement_as_it_was(tmp_path: Path) -> None:
         values.append((made.trust.values, np.bincount(sitk.GetArrayFromImage(made.labels).ravel()).tolist()))
     assert values[0][0] == values[1][0]
     assert values[0][1] != values[1][1], "the thresholds change nothing: the test is void"
+
+
+def test_a_cross_validation_of_something_else_judges_nothing(
+    judged: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(judged, tmp_path / NAME))
+    content = json.loads((folder / "trust.json").read_text(encoding="utf-8"))
+
+    def told(**changed: object) -> tuple[str, ...]:
+        (folder / "trust.json").write_text(json.dumps({**content, **changed}), encoding="utf-8")
+        return usable(TrainedModel.read(ModelFolder(folder))).told
+
+    assert told() == ("how far to trust a case: by its pairwise Dice, as on the cross-validation",)
+    with pytest.raises(ValueError, match=f"trust.json: of another__nnUNetPlans__2d, not of {NAME}; run"):
+        told(models=["another__nnUNetPlans__2d"])
+    assert told(members="one", members_per_case=1) == ("no case is judged: trust.json is of one pass, not of 2",)
+    with pytest.raises(ValueError, match="not as `nnunet-mamba trust` writes it"):
+        told(members_per_case=float("inf"))
+    told()
+    for fold in ("0", "1"):
+        shutil.copy(folder / f"fold_{fold}" / "checkpoint_final.pth", folder / f"fold_{fold}" / "checkpoint_best.pth")
+    best = usable(TrainedModel.read(ModelFolder(folder), None, "checkpoint_best.pth"))
+    assert best.judge is None
+    assert best.told == ("no case is judged: trust.json is of checkpoint_final.pth, not of checkpoint_best.pth",)
+    # what is broken is told of, and can be left out
+    (folder / "trust.json").write_text("[", encoding="utf-8")
+    _predict(folder, UNSEEN, "-o", tmp_path / "out", code=2)
+    assert "or leave it out with --no-trust" in capsys.readouterr().err
+    _predict(folder, UNSEEN, "-o", tmp_path / "out", "--no-trust")

@@ -10,6 +10,7 @@ import pytest
 import SimpleITK as sitk
 
 from nnunet_mamba.cli import main as cli
+from nnunet_mamba.prediction.seen import orientations_in
 from tests.prediction.conftest import NAME, UNSEEN, write_dicom
 
 
@@ -75,3 +76,19 @@ def test_what_is_not_known_is_told(
     series = write_dicom(sitk.ReadImage(str(image)), tmp_path / "series")
     _predict(model, series, image, "-o", tmp_path / "out")
     assert capsys.readouterr().out.count("how the training images lay in space is not known") == 1
+
+
+def test_the_commonest_orientation_comes_first(image: Path, tmp_path: Path) -> None:
+    """By which a series is turned that lies as none of the training images"""
+    for number, letters in enumerate(("LAS", "RAS", "RAS")):
+        sitk.WriteImage(sitk.DICOMOrient(sitk.ReadImage(str(image)), letters), str(tmp_path / f"{number}.nii.gz"))
+    assert orientations_in(tmp_path / f"{n}.nii.gz" for n in range(3)) == ("RAS", "LAS")
+
+
+def test_turning_where_nobody_knows_how_is_told(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _predict(model, UNSEEN, "-o", tmp_path / "out")
+    assert "how the training images lay" not in capsys.readouterr().out
+    _predict(model, UNSEEN, "-o", tmp_path / "turned", "--turn")
+    assert "how the training images lay in space is not known" in capsys.readouterr().out
