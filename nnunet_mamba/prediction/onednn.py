@@ -32,7 +32,7 @@ def _gains(module: nn.Conv3d) -> bool:
     return plain and module.groups == 1 and max(module.kernel_size) > 1
 
 
-def _convolve(module: nn.Conv3d, x: Tensor) -> Tensor:
+def _convolve(module: nn.Conv3d, input: Tensor) -> Tensor:
     return torch.ops.aten.mkldnn_convolution(
-        x, module.weight, module.bias, module.padding, module.stride, module.dilation, module.groups
+        input, module.weight, module.bias, module.padding, module.stride, module.dilation, module.groups
     )
