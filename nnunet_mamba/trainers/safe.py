@@ -25,8 +25,9 @@ from torch import nn
 from nnunet_mamba.trainers import checkpoint_files, fold_lock, precision, record, seeding, sentinel
 from nnunet_mamba.trainers.clipping import clip_large
 from nnunet_mamba.trainers.loading import Numbering, TracedDataLoader, in_order, where_from
+from nnunet_mamba.trainers.nnssl import Planned
 from nnunet_mamba.trainers.parameter_groups import spare_from_decay
-from nnunet_mamba.trainers.pretrained import accept_other_channels
+from nnunet_mamba.trainers.pretrained import accept_other_weights
 from nnunet_mamba.trainers.replaced import replaced
 from nnunet_mamba.trainers.schedules import SlowedSchedule
 from nnunet_mamba.trainers.sentinel import GoodState, Sentinel
@@ -101,7 +102,9 @@ class SafeTrainer(nnUNetTrainer):
             seeding.seed_everything(seeding.of_fold(self.seed, self.fold))
         super().initialize()
         self.lr_scheduler = SlowedSchedule(self.lr_scheduler, self.optimizer)
-        accept_other_channels(_plain(self.network))
+        configuration = self.configuration_manager
+        planned = Planned(configuration.spacing, configuration.normalization_schemes)
+        accept_other_weights(_plain(self.network), planned, self.print_to_log_file)
         self.loss.register_forward_hook(self._see_loss)
         self.optimizer.register_step_pre_hook(self._allow_step)
         self.logger.update_config({"hparas_nnunet_mamba": {"precision": self.precision, "seed": self.seed}})
