@@ -12,6 +12,7 @@ PACKAGE = ROOT / "nnunet_mamba"
 
 RANK = {
     "names": 0, "nnunet_folders": 0, "plan_checks": 0, "checkpoints": 0, "whole_files": 0, "markdown": 0, "version": 0,
+    "skeletons": 0,
     "ops": 0,
     "blocks": 1, "planning.memory": 1, "datasets": 1, "architectures": 2,
     "planning": 3, "released": 3, "trainers": 3, "study.evaluation": 3,
@@ -27,6 +28,7 @@ WITHOUT_NNUNET = (
     "nnunet_folders",
     "plan_checks",
     "checkpoints",
+    "skeletons",
     "ops",
     "blocks",
     "architectures",

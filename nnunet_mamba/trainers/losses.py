@@ -12,10 +12,11 @@ import torch
 from monai.losses.cldice import SoftclDiceLoss
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from skimage.morphology import dilation, skeletonize
+from skimage.morphology import dilation
 from torch import Tensor, nn
 
 from nnunet_mamba.names.suffixes import DICE_CE_WEIGHTS, LABELS_ONLY
+from nnunet_mamba.skeletons import skeleton
 
 STOCK_TOPK = "nnunetv2.training.nnUNetTrainer.variants.loss.nnUNetTrainerTopkLoss"
 TOPK_TRAINERS = {"TopK10": "nnUNetTrainerTopk10Loss", "DiceTopK10": "nnUNetTrainerDiceTopK10Loss"}
@@ -126,7 +127,7 @@ def thick_skeletons(masks: Tensor) -> Tensor:
     made = np.zeros(masks.shape, np.float32)
     for index, mask in zip(np.ndindex(*masks.shape[:2]), masks.flatten(0, 1).bool().cpu().numpy(), strict=True):
         if mask.any():
-            made[index] = dilation(skeletonize(mask), np.ones((3,) * mask.ndim, bool)) & mask
+            made[index] = dilation(skeleton(mask), np.ones((3,) * mask.ndim, bool)) & mask
     return torch.from_numpy(made).to(masks.device)
 
 

@@ -12,8 +12,8 @@ from functools import partial
 from importlib.util import find_spec
 
 import numpy as np
-from skimage.morphology import skeletonize
 
+from nnunet_mamba.skeletons import skeleton
 from nnunet_mamba.study.evaluation.area_weighted import INSTALL, hausdorff_of_areas
 from nnunet_mamba.study.evaluation.distances import average, bounding_box, hausdorff, surface_dice
 from nnunet_mamba.study.evaluation.empty_masks import EmptyRule as EmptyRule
@@ -111,7 +111,7 @@ def _surface_dice(name: str, tolerance: float) -> Metric:
 def _cl_dice(p: np.ndarray, r: np.ndarray, _: Sequence[float]) -> float:
     box = bounding_box(p | r)
     p, r = p[box], r[box]
-    skeletons = [(skeletonize(mask), other) for mask, other in ((p, r), (r, p))]
+    skeletons = [(skeleton(mask), other) for mask, other in ((p, r), (r, p))]
     precision, sensitivity = ((s & other).sum() / max(1, s.sum()) for s, other in skeletons)
     return float(2 * precision * sensitivity / (precision + sensitivity)) if precision + sensitivity else 0.0
 
