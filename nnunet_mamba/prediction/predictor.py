@@ -152,11 +152,15 @@ class Predictor:
 
     def runs_for(self, shape: Sequence[int], spacing: Sequence[float]) -> int:
         """How often the network will be run for an image, at most. shape, spacing (mm): along the reader's axes"""
+        return self._runs(self.size_for(shape, spacing))
+
+    def size_for(self, shape: Sequence[int], spacing: Sequence[float]) -> tuple[int, ...]:
+        """Voxels at the model's spacing, along the network's axes"""
         forward = self.model.manager.transpose_forward
         size, voxel = [shape[a] for a in forward], [spacing[a] for a in forward]
         target = list(self.model.planned.spacing)
         target = [voxel[0]] * (3 - len(target)) + target
-        return self._runs(tuple(int(n) for n in compute_new_shape(size, voxel, target)))
+        return tuple(int(n) for n in compute_new_shape(size, voxel, target))
 
     def _runs(self, shape: tuple[int, ...]) -> int:
         patch = self.model.patch

@@ -94,7 +94,15 @@ class Run:
 
     def check(self, case: Case) -> Scan:
         """Raises ValueError for a case that cannot be predicted"""
-        return scans.check(case, self.usable.channels, self.reading)
+        scan = scans.check(case, self.usable.channels, self.reading)
+        if 0 in self.predictor.size_for(*_along_reader(scan)):
+            sizes = " x ".join(map(str, scan.grid.shape))
+            spacing = " x ".join(f"{s:.3g}" for s in scan.grid.spacing)
+            raise ValueError(
+                f"{case.name}: {sizes} voxels of {spacing} mm are none at the spacing that the model works with: is the"
+                " spacing in mm, and the image a volume?"
+            )
+        return scan
 
     def files(self, scan: Scan, place: Path) -> list[Path]:
         """Of a case, as the model's reader takes them; copies in `place` where the user's own are not"""
@@ -217,7 +225,12 @@ def _versions() -> dict[str, str]:
 
 
 def _expected(run: Run, scan: Scan) -> int:
-    return run.predictor.runs_for(scan.grid.shape[::-1], scan.grid.spacing[::-1].tolist())
+    return run.predictor.runs_for(*_along_reader(scan))
+
+
+def _along_reader(scan: Scan) -> tuple[list[int], list[float]]:
+    """Sizes and spacing, z y x"""
+    return list(scan.grid.shape[::-1]), scan.grid.spacing[::-1].tolist()
 
 
 def _corrected(progress: tqdm, expected: int) -> Callable[[int], None]:

@@ -201,6 +201,22 @@ def test_a_case_too_large_for_the_memory_takes_no_other_along(
     assert "look at" not in said.out, "there is no page"
 
 
+@pytest.mark.parametrize("metres", [False, True])
+def test_what_is_no_volume_is_refused_before_anything_is_written(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], metres: bool
+) -> None:
+    image = sitk.ReadImage(str(UNSEEN))
+    if metres:
+        image.SetSpacing([s / 1000 for s in image.GetSpacing()])
+    else:
+        image = image[:, :, 5:6]
+        image.SetSpacing((1.0, 1.0, 0.1))
+    sitk.WriteImage(image, str(tmp_path / "odd.nii.gz"))
+    _predict(model, tmp_path / "odd.nii.gz", "-o", tmp_path / "out", code=2)
+    assert "are none at the spacing that the model works with" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_windows_of_a_huge_image_are_counted_not_listed(model: Path) -> None:
     import torch
 
