@@ -6,6 +6,8 @@ straight tube of four voxels has no skeleton. Such a part is made one voxel narr
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from scipy import ndimage
 from skimage.morphology import skeletonize
@@ -14,9 +16,11 @@ from skimage.morphology import skeletonize
 def skeleton(mask: np.ndarray) -> np.ndarray:
     """(*space) bool, 2 or 3 axes -> voxels of the mask; none only where the mask is empty"""
     found = skeletonize(mask).astype(bool)
-    parts, count = ndimage.label(mask, np.ones((3,) * mask.ndim))
+    labelled: Any = ndimage.label(mask, np.ones((3,) * mask.ndim))
+    parts, count = labelled
     kept = np.bincount(parts[found], minlength=count + 1)
-    for number, box in enumerate(ndimage.find_objects(parts), start=1):
+    boxes: Any = ndimage.find_objects(parts)
+    for number, box in enumerate(boxes, start=1):
         if not kept[number]:
             found[box] |= _of_narrower(parts[box] == number)
     return found
@@ -30,8 +34,8 @@ def _of_narrower(part: np.ndarray) -> np.ndarray:
             part = narrower
     found = skeletonize(part).astype(bool)
     if not found.any():  # whatever its shape, its innermost voxel
-        depth = ndimage.distance_transform_edt(np.pad(part, 1))[(slice(1, -1),) * part.ndim]
-        found.flat[int(np.argmax(depth))] = True
+        depth: Any = ndimage.distance_transform_edt(np.pad(part, 1))
+        found.flat[int(np.argmax(depth[(slice(1, -1),) * part.ndim]))] = True
     return found
 
 
