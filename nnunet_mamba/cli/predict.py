@@ -80,6 +80,7 @@ def run(options: argparse.Namespace) -> int:
         from nnunet_mamba.prediction.model import Named, Use, open_usable
         from nnunet_mamba.prediction.predictor import device_in_words
         from nnunet_mamba.prediction.scans import Reading
+        from nnunet_mamba.trust import outcome
     device = torch.device(chosen_device(options.device))
     named = Named(options.model, options.tr, options.p, options.c, options.m, options.f, options.chk)
     use = Use(not options.plain, not options.no_trust, not options.disable_tta, options.step_size, options.bf16,
@@ -89,7 +90,7 @@ def run(options: argparse.Namespace) -> int:
         model = usable.model
         print(f"{model.plans['dataset_name']}: {model.trainer}, {model.configuration}, folds {' '.join(model.folds)}")
         print(f"finds {', '.join(usable.masks)}")
-        of_model = lines(describe(model))
+        of_model = lines(describe(model, without=() if use.trust else (outcome.STORED,)))
         for what in SHOWN:
             print(f"{what}: {dict(of_model)[what]}")
         for line in usable.told:

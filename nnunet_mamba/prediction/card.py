@@ -12,7 +12,7 @@ import shutil
 import uuid
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -43,10 +43,16 @@ NOTED = ("num_epochs", "num_iterations_per_epoch", "batch_size", "precision", "s
 """Of a training, in the words of nnU-Net's trainer"""
 
 
-def describe(model: TrainedModel, stated: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """The card: by the model's files, an earlier card beside them, and what is stated now, which goes first."""
+def describe(
+    model: TrainedModel, stated: Mapping[str, str] | None = None, without: Collection[str] = ()
+) -> dict[str, Any]:
+    """The card: by the model's files, an earlier card beside them, and what is stated now, which goes first.
+
+    without: names of stored files that are not read. Raises ValueError for a damaged one.
+    """
     content, planned = model.dataset_json, model.planned.configuration
     path = model.folder.path / CARD_JSON
+    stored = [p for n in STORED if n not in without and (p := model.folder.path / n).is_file()]
     earlier = read_object(path) if path.is_file() else {}
     of_training = _training(model)
     known = {
@@ -70,7 +76,7 @@ def describe(model: TrainedModel, stated: Mapping[str, str] | None = None) -> di
         "training": of_training,
         "scores": _scores(model),
         "label_manager": model.plans.get("label_manager"),
-        "stored": {n: _stored(model.folder.path / n) for n in STORED if (model.folder.path / n).is_file()},
+        "stored": {p.name: read_object(p) for p in stored},
         "orientations": list(orientations_of(model.folder)),
         "versions": earlier.get("versions") or {"nnunet_mamba": __version__, "nnunetv2": version("nnunetv2")},
     }  # fmt: skip
@@ -204,14 +210,6 @@ def _scores(model: TrainedModel) -> list[dict[str, Any]]:
             rows.append({"fold": fold, "label": name, "cases": len(values), "mean": float(np.mean(values)),
                          "interval": list(interval) if known else None})  # fmt: skip
     return rows
-
-
-def _stored(path: Path) -> dict[str, Any]:
-    """Empty where it cannot be read: whoever uses it says so, and who does not need it can go on"""
-    try:
-        return read_object(path)
-    except ValueError:
-        return {}
 
 
 def _trust(stored: Mapping[str, Any]) -> str:

@@ -81,17 +81,19 @@ def adapted(checkpoint: Mapping[str, Any], network: Any, source: str) -> Adapted
         )
     prefixes = {f"{mine}.": f"{theirs}." for theirs, mine in parts.values()}
     channels = plan["pretrain_num_input_channels"]
+    see_image = {f"{module}.weight" for module in plan["keys_to_in_proj"]}
     found: dict[str, Tensor] = {}
     why: dict[str, str] = {}
     for name, wanted in own.items():
         prefix = next((p for p in prefixes if name.startswith(p)), None)
         if prefix is None:
             continue
-        theirs = given.get(prefixes[prefix] + name[len(prefix) :])
+        their_name = prefixes[prefix] + name[len(prefix) :]
+        theirs = given.get(their_name)
         if theirs is None:
             why[name] = "not pretrained"
             continue
-        value = _in_channels(theirs, wanted, channels, source) if _sees_image(name, plan, prefixes) else theirs
+        value = _in_channels(theirs, wanted, channels, source) if their_name in see_image else theirs
         averaged = _with_kernel(value, wanted, name, source)
         if averaged.shape != wanted.shape:
             why[name] = f"other size: {tuple(theirs.shape)}, here {tuple(wanted.shape)}"
@@ -116,16 +118,6 @@ def _unwrapped(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
             name = name.split(".", 1)[1]
         found[name] = tensor
     return found
-
-
-def _sees_image(name: str, plan: Mapping[str, Any], prefixes: Mapping[str, str]) -> bool:
-    """Whether a tensor of ours stands where theirs depends on the number of channels"""
-    if not name.endswith(".weight"):
-        return False
-    for mine, theirs in prefixes.items():
-        if name.startswith(mine):
-            return (theirs + name[len(mine) :]).removesuffix(".weight") in plan["keys_to_in_proj"]
-    return False
 
 
 def _in_channels(weight: Tensor, wanted: Tensor, channels: int, source: str) -> Tensor:

@@ -68,6 +68,10 @@ def test_it_is_written_kept_and_shown(trained: Path, tmp_path: Path, capsys: pyt
     assert "trust.json: not as `nnunet-mamba trust` writes it ('measures')" in capsys.readouterr().err
     assert archive.read_bytes() == untouched
     measures = {"entropy": {"limit": 0.2, "validated": [0.1, 0.2]}}
+    (trained / "minimum_size.json").write_text("[")
+    assert cli.main(["card", str(trained), "-zip", str(archive)]) == 2, "nor with other damaged files"
+    assert "minimum_size.json" in capsys.readouterr().err
+    (trained / "minimum_size.json").write_text("{}")
     trust |= {"models": [NAME], "members": "one", "members_per_case": 1, "measures": measures, "temperature": None}
     (trained / "trust.json").write_text(json.dumps(trust))
     before = {n: zipfile.ZipFile(archive).read(n) for n in zipfile.ZipFile(archive).namelist()}
